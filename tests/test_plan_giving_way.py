@@ -53,8 +53,7 @@ def test_a_gang_stays_whole_where_one_of_it_must(gang: list[dict[str, Any]], mor
         one["metadata"].setdefault("labels", {})["scheduling.x-k8s.io/pod-group"] = "g"
     plan = rescued(node("n0", 2), node("n1", 2), *gang, *more, pod("w-1", "2", priority=9))
     assert evicted(plan) == []
-    is_one_decision = any(not one["spec"].get("nodeName") for one in gang)
-    assert plan.ending == (Ending.OPTIMAL if is_one_decision else Ending.DEADLINE), "else, in the bound it might go"
+    assert plan.ending == Ending.OPTIMAL
 
 
 def test_nobody_who_must_not_preempt_and_no_equal_sends_a_gang_away() -> None:

@@ -108,8 +108,7 @@ def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int,
         "more pods placed than the bound allows"
     )
     if not any(counts):
-        stranding = batch.stranding(best)
-        return Batched(best, counts, most, stranding, stranding, deadline.ending)
+        return _ended(batch, best, (most, 0, batch.stranding(best)), deadline, gap_share)
     wishes_bound = 0
     if batch.near:
         return _place_near(batch, best, fitting, most, deadline, how)

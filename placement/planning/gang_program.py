@@ -1,9 +1,9 @@
-"""Rescues of small clusters with gangs, exactly: an integer program in which a gang is one decision.
+"""Rescues of small clusters, exactly: an integer program in which a gang is one decision.
 
 The search of :mod:`placement.planning.rescue` knows pods, one by one; where the important pods of a gang bring others along, or
-a gang gives way for somebody, it can only be led there. Here the pods of a class that have a place on a node are one integer,
-and of each gang that waits, or that may give way, all have a place or none: a binary. Stages are the tiers, the highest first,
-each at the counts of those above; last, as many pods as possible stay where they are.
+a gang gives way for somebody, it can only be led there, and of small clusters it proves little. Here the pods of a class that
+have a place on a node are one integer, and of each gang that waits, or that may give way, all have a place or none: a binary.
+Stages are the tiers, the highest first, each at the counts of those above; last, as many pods as possible stay where they are.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 SEARCH_SHARE = 0.8
-"""Of the time, before a program for small clusters with gangs."""
+"""Of the time, before a program for small clusters."""
 MOST_GANGS = 16
 """So many gangs, the least important and smallest, are asked to give way; each is a plan of its own."""
 Gang = tuple[str, str]
@@ -55,8 +55,7 @@ class Rescuer:
     def plan(self) -> Plan | None:
         """The best plan; None where nobody waits who is modelled."""
         gangs = self._below_who_waits()
-        is_ganged = bool(gangs) or any(gang_of(pod.spec) for pod in self.cluster.pending)
-        is_exact = is_ganged and is_small_enough(rescue_problem(self.cluster).packing)
+        is_exact = is_small_enough(rescue_problem(self.cluster).packing)
         search = replace(self, deadline=self.deadline.part(SEARCH_SHARE)) if is_exact else self
         found = search._search(gangs)
         if found is None or not is_exact or found.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
@@ -98,7 +97,8 @@ class Rescuer:
             plan, told = self._told(problem, whole.node_of, cuts)
             more = broken_by(self.cluster, plan, told)
             if more is not None:
-                cuts = replace(more, gone=cuts.gone, gangs=cuts.gangs)
+                torn = more.gangs - told.gangs  # a pod of theirs is not in the model
+                cuts = replace(more, gone=cuts.gone, gangs=cuts.gangs | torn)
                 continue
             if whole.is_proved and not cuts.words:
                 is_nowhere = plan.ending == Ending.INFEASIBLE

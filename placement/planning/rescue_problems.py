@@ -15,9 +15,7 @@ from placement.planning.repair import Packing
 from placement.planning.rescue import Packed
 from placement.planning.steps import gang_name, ordered_steps, over_budget
 from placement.pods import Pod, PodSpec
-from placement.resources import (
-    IntArray,
-)
+from placement.resources import BoolArray, IntArray
 from placement.state import Resident
 
 IN_PART = "its gang is placed whole or not at all, and not all of it fits"
@@ -98,15 +96,13 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     column_of = np.full(cluster.state.num_rows, -1, np.int64)
     column_of[cluster.rows] = np.arange(len(cluster.rows))
     node_of = np.array([column_of[r.row] for r in running] + [-1] * len(pending), np.int64)
-    request = cluster.request(specs)
+    class_of, allowed, of = _who_may_stay(class_of, cluster.allowed(specs), node_of)
+    request, tier = cluster.request(specs)[:, of], tier[of]
     for r in range(len(free)):
         np.add.at(free[r], node_of[: len(running)], request[r, class_of[: len(running)]])
     for resident in gone:
         free[:, column_of[resident.row]] += cluster.request([resident.spec])[:, 0]
     free = np.maximum(free, 0)
-    allowed = cluster.allowed(specs)
-    for p in range(len(running)):  # whoever runs may stay, even where a new pod could not start
-        allowed[class_of[p], node_of[p]] = True
     uids = (*(r.uid for r in running), *(p.uid for p in pending))
     evictable = [r.uid not in cuts.kept and not gang_of(r.spec) for r in running] + [True] * len(pending)
     packing = Packing(request, class_of, tier, free, allowed, node_of, np.array(evictable, np.bool_))
@@ -120,6 +116,23 @@ def rescue_problem(cluster: Cluster, cuts: Cuts | None = None) -> RescueProblem:
     num_unjudged = sum(bool(cluster.why_left_out(pod.spec)) for pod in cluster.pending)
     gangs = tuple(gang_of(spec) for spec in (*(r.spec for r in running), *(p.spec for p in pending)))
     return RescueProblem(cluster, packing, uids, tuple(left_out), cost, num_fixed, gone, num_unjudged, gangs)
+
+
+def _who_may_stay(class_of: IntArray, allowed: BoolArray, node_of: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
+    """Classes in which whoever runs may stay, also where a new pod could not start: on a node that was cordoned, say.
+
+    Who runs on such a node is of a class apart, since of those that are alike elsewhere none may come there. Returns
+    ``class_of`` ``(P,)``, ``allowed`` ``(C, N)``, and of which class before each class is a part ``(C,)``.
+    """
+    barred = np.flatnonzero((node_of >= 0) & ~allowed[class_of, node_of])
+    apart: dict[tuple[int, int], int] = {}
+    result = class_of.copy()
+    for p in barred.tolist():
+        result[p] = apart.setdefault((int(class_of[p]), int(node_of[p])), len(allowed) + len(apart))
+    of = np.array([*range(len(allowed)), *(c for c, _ in apart)], np.int64)
+    allowed = allowed[of]
+    allowed[result[barred], node_of[barred]] = True
+    return result, allowed, of
 
 
 def _gone_words(gone: tuple[Resident, ...]) -> list[str]:
@@ -232,7 +245,7 @@ def broken_by(cluster: Cluster, plan: Plan, cuts: Cuts) -> Cuts | None:
     pieces = {gang for gang, members in gangs.items() if members & placed and members - placed}
     found = replace(found, gangs=found.gangs | pieces)
     for number in sorted(over_budget(cluster, plan)):
-        pods = [uid for uid, numbers in cluster.budgets.of.items() if number in numbers]
+        pods = [uid for uid in cluster.state.residents if number in cluster.budgets.of.get(uid, ())]
         allowed = cluster.budgets.allowed[number]
         word = f"disruption budget {cluster.budgets.names[number]} allows {allowed} at a time: the plan keeps to it"
         if word in found.words:
