@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
 from placement.planning.plans import ROUNDING, Deadline
-from placement.planning.purchase import Demand, Shape, buy, fluid_bound
-from placement.resources import MAX_AMOUNT, PODS
+from placement.planning.purchase import Demand, Shape, buy, fluid_bound, fluid_prices
+from placement.resources import MAX_AMOUNT, PODS, FloatArray
 
 PART = 0.5
 """Of the time that is left, for each further group that is looked at."""
@@ -59,20 +60,36 @@ def costs_of(offers: list[Offer], waiting: Mapping[tuple[Request, frozenset[int]
     that are given out otherwise) is left to it.
     """
     demand, shapes = _demand(offers, waiting)
-    waits = [demand.allowed[:, n].tobytes() for n in range(len(offers))]
-    left = {key: _left(demand, n) for n, key in enumerate(waits)}  # groups that run the same pods leave the same ones
-    bounds = {key: fluid_bound(rest, shapes) for key, rest in left.items()}
-    least = [offer.cost + bounds[key] for offer, key in zip(offers, waits, strict=True)]
+    waits = [demand.allowed[:, n].tobytes() for n in range(len(offers))]  # groups that run the same pods leave the same
+    least = (np.array([offer.cost for offer in offers]) + _floor(demand, shapes)).tolist()
+    bounds: dict[bytes, float] = {}
     after: dict[bytes, float] = {}
     found: dict[int, float] = {}
-    for n in sorted(range(len(offers)), key=least.__getitem__):
+    bounding = deadline.part(PART)
+    queue = [(cost, n) for n, cost in enumerate(least)]
+    heapify(queue)
+    while queue:
+        cost, n = heappop(queue)
         key = waits[n]
-        if found and (least[n] > min(found.values()) or (key not in after and deadline.is_over)):
+        if found and (cost > min(found.values()) or (key not in after and deadline.is_over)):
             break
+        if key not in bounds and not bounding.is_over:
+            bounds[key] = fluid_bound(_left(demand, n), shapes)
+        if offers[n].cost + bounds.get(key, 0.0) > cost:  # dearer than it seemed: others come first
+            least[n] = offers[n].cost + bounds[key]
+            heappush(queue, (least[n], n))
+            continue
         if key not in after:
-            after[key] = buy(left[key], shapes, deadline.part(PART)).cost
+            after[key] = buy(_left(demand, n), shapes, deadline.part(PART)).cost
         found[n] = offers[n].cost + after[key]
     return Costs(tuple(least), found)
+
+
+def _floor(demand: Demand, shapes: list[Shape]) -> FloatArray:
+    """``(S,)`` USD per hour that it costs at least to house whom each offer leaves waiting, by prices that hold for all who wait:
+    what a pod is worth among them a node holds no more of than it costs, whoever else is there."""
+    price = fluid_prices(demand, shapes)
+    return np.zeros(len(shapes)) if price is None else (price * demand.count) @ ~demand.allowed
 
 
 def _demand(offers: list[Offer], waiting: Mapping[tuple[Request, frozenset[int]], int]) -> tuple[Demand, list[Shape]]:
