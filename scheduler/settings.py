@@ -463,6 +463,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]
     if settings.expander.port >= 0 and not settings.expander.prices:
         wrong = "set without expander.prices, by which groups are compared; set both"
         yield ("expander.port", "expander.prices"), f"expander.port = {settings.expander.port}: {wrong}"
+    if settings.expander.port >= 0 and not http.tls_cert:
+        wrong = (
+            "set without http.tls_cert, but Cluster Autoscaler asks over TLS or not at all; set http.tls_cert, tls_key"
+        )
+        yield ("expander.port", "http.tls_cert"), f"expander.port = {settings.expander.port}: {wrong}"
     for key in ("strategy", "fallback_strategy"):
         name = getattr(settings, key)
         try:

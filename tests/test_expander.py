@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -109,6 +110,54 @@ def test_groups_that_leave_the_same_pods_are_looked_at_once(monkeypatch: pytest.
     assert looked == [1, 1], "one for each zone"
 
 
+def test_groups_that_leave_different_pods_are_looked_at_only_where_they_may_be_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bound for each of 300 groups took two seconds, and no limit of time ended that."""
+    looked: list[int] = []
+
+    def bound(demand: Demand, shapes: list[Shape]) -> float:
+        looked.append(len(demand.count))
+        return fluid_bound(demand, shapes)
+
+    monkeypatch.setattr(groups_to_grow, "fluid_bound", bound)
+    random = np.random.default_rng(3)
+    offers = [
+        offer(f"g{n}", 2, float(random.uniform(0.5, 2.0)), cpu=int(random.integers(4, 9)) * 1000) for n in range(40)
+    ]
+    waiting = {
+        ((("cpu", 500 + 100 * n),), frozenset(np.flatnonzero(random.random(40) < 0.8).tolist())): 4 for n in range(30)
+    }
+    found = costs(offers, waiting)
+    assert 0 < len(looked) < 10
+    monkeypatch.undo()
+    demand, shapes = groups_to_grow._demand(offers, waiting)
+    rest = [groups_to_grow._left(demand, n) for n in range(40)]
+    each = [o.cost + fluid_bound(left, shapes) for o, left in zip(offers, rest, strict=True)]
+    assert all(cost >= min(found.found.values()) for n, cost in enumerate(each) if n not in found.found)
+    assert all(least <= cost + 1e-9 for least, cost in zip(found.least, each, strict=True)), (
+        "they hold for all who wait"
+    )
+
+
+def test_bounds_end_with_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = WorkClock()
+    looked: list[float] = []
+
+    def bound(demand: Demand, shapes: list[Shape]) -> float:
+        looked.append(clock.done_s)
+        clock.done_s += 0.2
+        return fluid_bound(demand, shapes) + len(looked)  # each seems dearer than all before it
+
+    monkeypatch.setattr(groups_to_grow, "fluid_bound", bound)
+    monkeypatch.setattr(groups_to_grow, "_floor", lambda _demand, shapes: np.zeros(len(shapes)))
+    offers = [offer(f"g{n}", 1, 1.0, cpu=4000) for n in range(40)]
+    waiting = {((("cpu", 1000),), frozenset({n})): 1 for n in range(40)}
+    found = costs_of(offers, waiting, Deadline(2.0, clock))
+    assert looked[-1] < 1.0, "half of the two seconds"
+    assert found.found, "and one of them is bought for all the same"
+
+
 def test_a_resource_that_nobody_offers_is_left_to_the_autoscaler() -> None:
     offers = [offer(name, 1, usd, cpu=4000, memory=2**61) for name, usd in (("a", 1.0), ("b", 3.0))]
     waiting = {
@@ -145,7 +194,8 @@ def test_the_autoscalers_own_bytes_are_understood(tmp_path: Path, as_bytes: bool
     answer = pb.BestOptionsResponse.FromString(advice.answer)
     assert [(o.nodeGroupId, o.nodeCount) for o in answer.options] == [("a", 2)]
     assert answer.options[0].debug == (
-        "a: 2 at 0.2000 USD an hour, 0.4000 with all who wait; b: 1 at 1.5000 USD an hour, 1.5000 or more with all who wait"
+        "a: 2 at 0.2000 USD an hour for 3 of 3 pods, 0.4000 with all who wait; "
+        "b: 1 at 1.5000 USD an hour for 3 of 3 pods, 1.5000 or more with all who wait"
     )
     assert len(advice.answer) < 300, "it does not send the pods back"
 
@@ -169,14 +219,14 @@ def test_a_pod_asks_for_what_kube_scheduler_counts(tmp_path: Path) -> None:
     asked = question({"z": (1, [pod("p")]), "a": (2, heavy)}, {"z": first, "a": node("small", "7", "15Gi")})
     advice = advise(asked, book(tmp_path))
     assert advice.groups == ("z", "a"), "equal: each of them is followed by the other"
-    assert "z: 1 at 0.0000 USD an hour, 0.4000 with all who wait" in advice.words, "3.75 cores each"
+    assert "z: 1 at 0.0000 USD an hour for 1 of 3 pods, 0.4000 with all who wait" in advice.words, "3.75 cores each"
 
 
 def test_shares_of_devices_take_room(tmp_path: Path) -> None:
     shared = node("gpu", "15500m", "62Gi", {"ullage.dev/gpu-milli": "4000"})
     sharing = [pod(f"sharing-{n}", more={"ullage.dev/gpu-milli": "1000"}) for n in range(5)]
     asked = question({"z": (1, [pod("p")]), "g": (2, sharing)}, {"z": node("owned", "64", "256Gi"), "g": shared})
-    assert "z: 1 at 0.0000 USD an hour, 8.0000 with" in advise(asked, book(tmp_path)).words
+    assert "z: 1 at 0.0000 USD an hour for 1 of 6 pods, 8.0000 with" in advise(asked, book(tmp_path)).words
 
 
 def test_prices_are_of_the_group_then_of_the_instance_type_and_of_spot(tmp_path: Path) -> None:
@@ -200,7 +250,7 @@ def test_every_copy_of_a_pod_counts_once(tmp_path: Path) -> None:
     other.metadata.annotations["c"] = "d"
     groups = {"g": GPU, "h": GPU, "a": SMALL}
     asked = question({"g": (1, [TRAINING]), "h": (1, [other]), "a": (2, WEB)}, groups)
-    assert "a: 2 at 0.2000 USD an hour, 4.4000 with" in advise(asked, book(tmp_path)).words
+    assert "a: 2 at 0.2000 USD an hour for 3 of 4 pods, 4.4000 with" in advise(asked, book(tmp_path)).words
 
 
 @pytest.mark.parametrize(
@@ -323,6 +373,27 @@ async def test_an_autoscaler_is_not_kept_waiting(tmp_path: Path, monkeypatch: py
         assert await ask(stub, question(FOR_WEB, TWO)) == ["a"], "the same process goes on"
 
 
+async def test_a_new_process_is_not_ended_by_whoever_waited_for_the_one_that_hung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serving(tmp_path) as (server, metrics),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = expander_pb2_grpc.ExpanderStub(channel)
+        prices = Path(book(tmp_path))
+        prices.unlink()
+        os.mkfifo(prices)  # as on a disk that hangs
+        waits = asyncio.ensure_future(fails(ask(stub, question(FOR_WEB, TWO)), grpc.StatusCode.INTERNAL))
+        with await asyncio.to_thread(prices.open, "w"):  # it is being read from now on
+            prices.unlink()
+            book(tmp_path)
+            server._hung_s = 0.0
+            assert await ask(stub, question(FOR_WEB, TWO)) == ["a"]
+        assert "a new one is started" in await waits
+        assert (counted(metrics, "answered"), counted(metrics, "failed")) == (1, 1)
+
+
 async def test_it_is_listed_and_healthy_and_nothing_else_is_there(tmp_path: Path) -> None:
     async with (
         serving(tmp_path) as (server, _),
@@ -356,9 +427,14 @@ async def test_a_price_book_that_cannot_be_read_is_said_at_the_start(tmp_path: P
         await ExpanderServer(settings, Metrics()).start()
 
 
-def test_a_port_needs_prices(tmp_path: Path) -> None:
+def test_a_port_needs_prices_and_a_certificate(tmp_path: Path) -> None:
+    found(tmp_path, "server")
+    tls = {"http.tls_cert": str(tmp_path / "server.pem"), "http.tls_key": str(tmp_path / "server.key")}
+    asked: dict[str, Any] = {"expander.port": 9444, **tls}
     with pytest.raises(ConfigError, match=r"expander\.port = 9444: set without expander\.prices"):
-        read_settings(None, {"expander.port": 9444})
+        read_settings(None, asked)
     with pytest.raises(ConfigError, match="mount the price book there"):
-        read_settings(None, {"expander.port": 9444, "expander.prices": str(tmp_path / "none.csv")})
-    assert read_settings(None, {"expander.port": 9444, "expander.prices": book(tmp_path)}).expander.port == 9444
+        read_settings(None, {**asked, "expander.prices": str(tmp_path / "none.csv")})
+    with pytest.raises(ConfigError, match=r"expander\.port = 9444: set without http\.tls_cert, but Cluster Autoscaler"):
+        read_settings(None, {"expander.port": 9444, "expander.prices": book(tmp_path)})
+    assert read_settings(None, {**asked, "expander.prices": book(tmp_path)}).expander.port == 9444

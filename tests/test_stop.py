@@ -28,6 +28,7 @@ from scheduler.planning.planner_process import Message, PlannerProcess
 from scheduler.settings import KubeSettings, Settings
 from scheduler.view import Reader
 from tests.api_server import ApiServer, api_server, kubeconfig, node_object, pod_object
+from tests.certificates import found
 
 NUM_STOPS = int(os.environ.get("ULLAGE_STOPS", "3"))
 LINE = f"line = {msgspec.json.encode(Message(promised=[('u', 'n', 0)])) + bytes([10])!r}\n"
@@ -128,12 +129,18 @@ async def test_a_planner_that_cannot_be_understood_is_started_anew(
 def settings(api: ApiServer, folder: Path) -> Path:
     """Everything on that starts a process or a thread of its own."""
     (folder / "records").mkdir()
+    found(folder, "own")
     prices = folder / "prices.csv"
     prices.write_text("name,usd_per_hour\nsmall,0.2\n", encoding="utf-8")
     chosen: dict[str, Any] = {
         "mode": "decide",
         "strategy": "best-fit",
-        "http": {"host": "127.0.0.1", "port": 0},
+        "http": {
+            "host": "127.0.0.1",
+            "port": 0,
+            "tls_cert": str(folder / "own.pem"),
+            "tls_key": str(folder / "own.key"),
+        },
         "grpc": {"port": 0},
         "expander": {"port": 0, "prices": str(prices)},
         "kube": {"kubeconfig": kubeconfig(api.port, folder)},

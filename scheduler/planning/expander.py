@@ -88,6 +88,8 @@ class ExpanderServer:
         self._process.close()
 
     async def _best_options(self, question: bytes, context: Context) -> bytes:
+        self._replace_if_hung()
+        process = self._process
         try:
             async with asyncio.timeout(ANSWER_S):
                 advice: Advice = await asyncio.shield(self._run(advise, question, self._settings.prices))
@@ -98,7 +100,8 @@ class ExpanderServer:
         except TimeoutError:
             why = grpc.StatusCode.DEADLINE_EXCEEDED, "late", f"no answer was found in {ANSWER_S:g} s"
         except BrokenProcessPool:
-            self._begin_anew()
+            if process is self._process:  # else a new one has begun, and others wait for it
+                self._begin_anew()
             why = grpc.StatusCode.INTERNAL, "failed", "the process that plans died; a new one is started"
         except Exception as error:
             log.error("defect in an answer to Cluster Autoscaler", exc_info=error)
@@ -116,15 +119,18 @@ class ExpanderServer:
     def _begin_anew(self) -> None:
         """A new process, which loads at once what it needs: that takes longer than an autoscaler waits."""
         self._process.close()
+        self._process, self._hung_s = OwnProcess(is_patient=False), time.monotonic() + GRACE_S
         self._run(warm_up)
 
-    def _run(self, work: Any, *words: Any) -> asyncio.Future[Any]:
-        """``work(*words)`` in the process; one that hangs is replaced."""
+    def _replace_if_hung(self) -> None:
         now_s = time.monotonic()
         if not self._process.is_busy:
             self._hung_s = now_s + GRACE_S
         elif now_s > self._hung_s:
             self._begin_anew()
+
+    def _run(self, work: Any, *words: Any) -> asyncio.Future[Any]:
+        """``work(*words)`` in the process."""
         running = self._process.run(work, *words)
         running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else may look
         return running

@@ -125,14 +125,16 @@ def _waiting(options: Iterable[pb.Option]) -> Counter[tuple[Request, frozenset[i
     return Counter((request, frozenset(numbers)) for request, numbers in known.values())
 
 
-def _words(offers: list[Offer], costs: Costs) -> str:
-    """What the best ones cost, and what the next ones would."""
-    said = []
+def _words(offers: list[Offer], waiting: Counter[tuple[Request, frozenset[int]]], costs: Costs) -> str:
+    """Whom the best ones house at what cost, and whom the next ones would."""
+    said, everybody = [], waiting.total()
     order = sorted(range(len(offers)), key=lambda n: (n not in costs.best, costs.found.get(n, costs.least[n])))
     for n in order[:TOLD]:
         offer, total = offers[n], costs.found.get(n)
         then = f"{costs.least[n]:.4f} or more" if total is None else f"{total:.4f}"
-        said.append(f"{offer.group}: {offer.nodes} at {offer.usd_per_hour:.4f} USD an hour, {then} with all who wait")
+        runs = sum(count for (_, those), count in waiting.items() if n in those)
+        nodes = f"{offer.nodes} at {offer.usd_per_hour:.4f} USD an hour for {runs} of {everybody} pods"
+        said.append(f"{offer.group}: {nodes}, {then} with all who wait")
     return "; ".join(said)
 
 
@@ -154,7 +156,7 @@ def advise(data: bytes, book: str) -> Advice:
     if not waiting:
         raise ConfigError("the question has no pods, or no options; nothing is to be grown")
     costs = costs_of(offers, waiting, deadline)
-    words = _words(offers, costs)
+    words = _words(offers, waiting, costs)
     answer = pb.BestOptionsResponse()
     for n in costs.best:
         option = request.options[n]
