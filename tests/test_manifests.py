@@ -231,6 +231,7 @@ def test_certificates_that_the_chart_makes_share_one_authority(tmp_path: Path) -
         'scheduler.name=a"b',
         "image.digest=latest",
         "imgae.tag=1",
+        "expander.cidrs={10.1.0.7}",
     ],
 )
 def test_the_values_schema_refuses_what_makes_no_sense(value: str) -> None:
@@ -238,6 +239,13 @@ def test_the_values_schema_refuses_what_makes_no_sense(value: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "schema" in done.stderr
+
+
+def test_an_autoscaler_on_the_host_network_is_let_in_by_the_addresses_of_its_nodes() -> None:
+    ways = (*COMPONENTS["expander"], "expander.cidrs={10.1.0.0/24,fd00::/64}")
+    (policy,) = [d for d in _chart(*ways) if d["kind"] == "NetworkPolicy" and d["metadata"]["name"] == "ullage"]
+    (rule,) = [rule for rule in policy["spec"]["ingress"] if rule["ports"][0]["port"] == 9444]
+    assert rule["from"][1:] == [{"ipBlock": {"cidr": cidr}} for cidr in ("10.1.0.0/24", "fd00::/64")]
 
 
 def test_helm_lint_is_clean() -> None:

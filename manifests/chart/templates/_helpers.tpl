@@ -6,7 +6,7 @@ template that reads one of them includes this first. */}}
   "gpuShares" (dict "enabled" false)
   "rightsize" (dict "enabled" false)
   "plan" (dict "enabled" false "policy" true "sweeperDeadline" 180 "sweeperGangDeadline" 1200 "apply" false)
-  "expander" (dict "enabled" false "port" 9444 "prices" "" "namespace" "kube-system")
+  "expander" (dict "enabled" false "port" 9444 "prices" "" "namespace" "kube-system" "cidrs" list)
   "reclaim" (dict "enabled" false)
   "prometheusRule" (dict "enabled" false "labels" dict)
   "grafanaDashboard" (dict "enabled" false "labels" (dict "grafana_dashboard" "1")) -}}
