@@ -125,7 +125,7 @@ def test_groups_that_leave_different_pods_are_looked_at_only_where_they_may_be_t
     offers = [
         offer(f"g{n}", 2, float(random.uniform(0.5, 2.0)), cpu=int(random.integers(4, 9)) * 1000) for n in range(40)
     ]
-    waiting = {
+    waiting: dict[Any, int] = {
         ((("cpu", 500 + 100 * n),), frozenset(np.flatnonzero(random.random(40) < 0.8).tolist())): 4 for n in range(30)
     }
     found = costs(offers, waiting)
@@ -152,7 +152,7 @@ def test_bounds_end_with_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(groups_to_grow, "fluid_bound", bound)
     monkeypatch.setattr(groups_to_grow, "_floor", lambda _demand, shapes: np.zeros(len(shapes)))
     offers = [offer(f"g{n}", 1, 1.0, cpu=4000) for n in range(40)]
-    waiting = {((("cpu", 1000),), frozenset({n})): 1 for n in range(40)}
+    waiting: dict[Any, int] = {((("cpu", 1000),), frozenset({n})): 1 for n in range(40)}
     found = costs_of(offers, waiting, Deadline(2.0, clock))
     assert looked[-1] < 1.0, "half of the two seconds"
     assert found.found, "and one of them is bought for all the same"
@@ -160,7 +160,7 @@ def test_bounds_end_with_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch
 
 def test_a_resource_that_nobody_offers_is_left_to_the_autoscaler() -> None:
     offers = [offer(name, 1, usd, cpu=4000, memory=2**61) for name, usd in (("a", 1.0), ("b", 3.0))]
-    waiting = {
+    waiting: dict[Any, int] = {
         ((("claims", 2), ("cpu", 1000)), frozenset({0})): 1,
         ((("cpu", 2000), ("memory", 2**61)), frozenset({1})): 2,
     }
@@ -176,7 +176,7 @@ def test_the_rest_is_bought_of_several_groups() -> None:
         offer("wide", 9, 1.5, cpu=9000),
     ]
     others = frozenset({1, 2})
-    waiting = {
+    waiting: dict[Any, int] = {
         ((("cpu", 1000),), frozenset({0})): 1,
         ((("cpu", 5000),), others): 2,
         ((("cpu", 4000),), others): 2,
