@@ -73,7 +73,7 @@ table.words th, table.words td {{ text-align: left; }}
 table.words td {{ white-space: normal; overflow-wrap: anywhere; min-width: 5em; }}
 table.words td:last-child {{ min-width: 12em; }} table.words th:first-child {{ white-space: normal; }}
 details {{ font-size: 15px; margin: 0 0 12px; }} summary {{ color: var(--mark); cursor: pointer; }}
-details dl {{ margin-top: 8px; }}
+details dl {{ margin-top: 8px; }} .card > details {{ margin-top: 16px; }}
 svg {{ width: 100%; height: auto; display: block; }}
 svg text {{ fill: var(--ink); font-size: 13px; }}
 svg text.tick, svg text.axis {{ fill: var(--soft); font-size: 12px; }}
@@ -140,7 +140,7 @@ def section(title: str, *parts: str, lead: str = "", place: str = "") -> str:
     """A part of a page under a heading, with a sentence; ``place`` is the id that links lead to."""
     named = f' id="{place}"' if place else ""
     said = f'<p class="lead">{coded(lead)}</p>' if lead else ""
-    return f"<section><h2{named}>{escape(title)}</h2>{said}{''.join(parts)}</section>"
+    return f'<section aria-label="{escape(title)}"><h2{named}>{escape(title)}</h2>{said}{"".join(parts)}</section>'
 
 
 def page(

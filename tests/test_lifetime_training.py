@@ -159,12 +159,12 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     text = json.dumps(report, allow_nan=False)
     assert json.loads(text)["lifetimes"]["ages"]["0s"]["classes"][0]["found"] > 0.9
     page = html(report)
-    assert "<h2>Lifetimes</h2>" in page
+    assert '<section aria-label="Lifetimes"><h2>Lifetimes</h2>' in page
     assert page.count('role="img"') == 2, "nobody was followed for a day from an hour on"
     assert "The class of lifetime is right for" in page
     shares = report["lifetimes"]["class_shares"]
     assert shares["trees"] + shares["owner"] == CLASS_SHARE
-    assert f"of what is said of classes trees of their own have {100 * shares['trees']:.0f} %" in page
+    assert f"of what is said of classes trees of their own have {100 * shares['trees']:.0f}\N{NO-BREAK SPACE}%" in page
     rows = rows_of(report["lifetimes"]["ages"])
     assert rows[0]["lifetimes"] == "at arrival, all"
     assert {"after 15 minutes, owners never fitted on", "after an hour, all"} <= {row["lifetimes"] for row in rows}

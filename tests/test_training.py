@@ -116,6 +116,7 @@ def test_a_trained_model_is_judged_beside_every_rival_and_the_oracle(tmp_path: P
         "the first picture holds the model against its rival"
     )
     assert "<code>ullage evaluate &lt;x&gt;</code>" in page
+    assert page.count("<h2") == page.count('<section aria-label="') == 2, "each part is a landmark with a name"
 
 
 def test_training_says_where_a_rule_does_better_as_evaluate_does(tmp_path: Path) -> None:

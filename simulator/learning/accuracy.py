@@ -269,15 +269,14 @@ def html(report: Report, command: str = "") -> str:
     """The report as one self-contained page; ``command`` makes it again."""
     body = _overview(report) if report["tasks"] else []
     for i, (name, task) in enumerate(report["tasks"].items()):
-        body += [
-            f'<h2 id="t{i}">{escape(name)}</h2>',
-            f'<p class="lead">{RELIABILITY}</p>',
+        parts = (
             reliability_chart("Reliability", task["reliability"], x_label="level asked for", y_label="share covered"),
             _predictors(task["predictors"]),
             _groups("workloads", task["novelty"]),
             _groups("group", task["groups"]),
-        ]
-    body += lifetime_accuracy.section(report["lifetimes"]) if "lifetimes" in report else []
+        )
+        body.append(pages.section(name, *parts, lead=RELIABILITY, place=f"t{i}"))
+    body += [lifetime_accuracy.section(report["lifetimes"])] if "lifetimes" in report else []
     title = f"Ullage · accuracy on {report['data']}"
     return pages.page(title, f"{headline(report)}.", body, command=command, next_step=NEXT)
 
@@ -302,12 +301,14 @@ def _overview(report: Report) -> list[str]:
     chart = dot_chart("Model against rival", ratios, x_label="pinball loss, % of the best rival's", mark_x=100)
     return [
         pages.contents((f"t{i}", row["task"]) for i, row in enumerate(rows)),
-        "<h2>At a glance</h2>",
-        '<p class="lead">Left of the dashed line the model loses less than its best rival: of all simple rules, raw and '
-        "tuned, the one that turned out best.</p>",
-        f'<div class="card">{chart}</div>',
-        pages.table(tuple(rows[0]), [tuple(row.values()) for row in rows], label="task"),
-        _intro(report),
+        pages.section(
+            "At a glance",
+            f'<div class="card">{chart}</div>',
+            pages.table(tuple(rows[0]), [tuple(row.values()) for row in rows], label="task"),
+            _intro(report),
+            lead="Left of the dashed line the model loses less than its best rival: of all simple rules, raw and tuned, the "
+            "one that turned out best.",
+        ),
     ]
 
 

@@ -60,21 +60,20 @@ def headline(lifetimes: Mapping[str, Any]) -> str:
     return f"the class of lifetime is right for {ours} of pods at arrival (the best simple rule, {rule}: {rules})"
 
 
-def section(lifetimes: Mapping[str, Any]) -> list[str]:
-    """Parts of the HTML page."""
+def section(lifetimes: Mapping[str, Any]) -> str:
+    """The part of the HTML page that is about lifetimes."""
     data, trained = lifetimes["data"], lifetimes["trained_on"] or {}
-    body = [
-        "<h2>Lifetimes</h2>",
-        f'<p class="lead">Trained on {escape(str(trained.get("name", "?")))}, judged on the last third of '
-        f"{escape(str(data['name']))} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
+    lead = (
+        f"Trained on {trained.get('name', '?')}, judged on the last third of "
+        f"{data['name']} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
         f"The trees have {100 * lifetimes['share']:.0f} % of the mixture of hazards with the history{_of_classes(lifetimes)}. "
         f"Classes: {', '.join(CLASSES)}. "
         "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
         "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
-        "<i>history</i> is what answers without a model.</p>",
-    ]
+        "`history` is what answers without a model."
+    )
     note = lifetimes.get("judged", {}).get("note", "")
-    body += [f'<p class="lead">{escape(note)}.</p>'] * bool(note)
+    body = [f'<p class="lead">{escape(note)}.</p>'] * bool(note)
     for age, entry in lifetimes["ages"].items():
         body.append(f"<h3>{escape(AGES[age])}</h3>")
         points = entry["reliability"]
@@ -84,7 +83,7 @@ def section(lifetimes: Mapping[str, Any]) -> list[str]:
             )
         body.append(_classes(entry["classes"]))
         body += [_table(title, entry[group]) for group, title in GROUPS.items() if group in entry]
-    return body
+    return pages.section("Lifetimes", *body, lead=lead)
 
 
 def _of_classes(lifetimes: Mapping[str, Any]) -> str:
