@@ -751,10 +751,10 @@ class RuleIndex:
 
     # ── why not ───────────────────────────────────────────────────────────────────────────────
 
-    def permissions(self, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
+    def permissions(self, spec: PodSpec, rows: IntArray, *, alone: bool = False) -> list[tuple[str, BoolArray]]:
         """Each rule that concerns this class, in kube-scheduler's order: its words when broken, and ``(n,)`` bool
-        where among ``rows (n,)`` it holds."""
+        where among ``rows (n,)`` it holds. ``alone``: those of the nodes, as if no other pod ran, which come first."""
         rules = [(text, rule(rows)) for text, rule in self._static_rules(spec)]
-        if self.is_relational(spec):
+        if self.is_relational(spec) and not alone:
             rules += [(text, rule(spec)[rows]) for text, rule in self._relational_rules(spec)]
         return rules

@@ -426,13 +426,20 @@ def test_a_plan_that_can_be_acted_on_says_how(tmp_path: Path) -> None:
     assert CliRunner().invoke(plan_group, [*words, "-o", "json"], catch_exceptions=False).stderr == ""
 
 
-def test_a_batch_that_leaves_somebody_out_says_who_helps(tmp_path: Path) -> None:
-    hint = "for the rest: ullage plan rescue makes room, ullage plan purchase says what to buy"
-    for cpu, is_said in (("9", True), ("1", False)):
-        write_snapshot(taken(node("n1", cpu=4), pod("w-1", cpu)), tmp_path / "s.json")
-        words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
-        told = CliRunner().invoke(plan_group, words, catch_exceptions=False)
-        assert (hint in told.stderr) == is_said
+@pytest.mark.parametrize(
+    ("waits", "said"),
+    [
+        (pod("w-1", "4"), "for the rest: ullage plan rescue makes room, ullage plan purchase says what to buy"),
+        (pod("w-1", "9"), "for the rest: ullage plan purchase says what to buy"),  # no room here would do
+        (pod("w-1", "1", resourceClaims=[{"name": "gpu"}]), ""),
+        (pod("w-1", "1"), ""),
+    ],
+)
+def test_a_batch_that_leaves_somebody_out_says_who_helps(waits: dict[str, Any], said: str, tmp_path: Path) -> None:
+    write_snapshot(taken(node("n1", cpu=4), pod("x-1", "1", "n1"), waits), tmp_path / "s.json")
+    words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
+    told = CliRunner().invoke(plan_group, words, catch_exceptions=False)
+    assert next((line for line in told.stderr.splitlines() if "for the rest" in line), "") == said
 
 
 @pytest.mark.parametrize(("number", "named"), [(1, "default/s-0"), (12, "default/s-9 and 2 more")])
@@ -626,7 +633,35 @@ def test_a_pod_whose_rules_exclude_every_node_is_named_with_the_rules(kind: str)
     assert reason.startswith("pod default/w-1: no node could take it even if empty: ")
     assert "(1 of 2 nodes)" in reason
     assert "too small: cpu (1 of 2 nodes)" in reason
+    assert reason.endswith("; in the way: no disk=fast on 1")
     assert not made.steps
+
+
+def test_each_taint_and_label_that_keeps_a_pod_from_all_nodes_is_named() -> None:
+    taints = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}, {"key": "old", "effect": "NoExecute"}]
+    nodes = node("a", labels={"zone": "x", "disk": "ssd"}), node("b", labels={"zone": "y"}), node("c")
+    nodes[1]["spec"] = {"taints": taints}
+    wants = [{"key": "disk", "operator": "Exists"}, {"key": "zone", "operator": "NotIn", "values": ["x", "w"]}]
+    affinity = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": wants}]}}
+    waits = pod("w-1", "1", nodeSelector={"zone": "y"}, affinity={"nodeAffinity": affinity})
+    waits["spec"]["tolerations"] = [{"key": "old", "operator": "Exists"}]
+    (reason,) = make_plan(Request("rescue", taken(*nodes, waits), 1.0)).reasons
+    named = set(reason.partition("; in the way: ")[2].split(", "))
+    no_zone = "no zone=y on 2"
+    assert named == {"taint gpu=yes:NoSchedule on 1", no_zone, "not disk Exists on 2", "not zone NotIn x w on 1"}
+
+
+def test_a_pod_whose_host_port_is_taken_everywhere_is_not_called_impossible() -> None:
+    port = {"containers": [{"name": "c", "ports": [{"hostPort": 80, "containerPort": 80}]}]}
+    runs = pod("x-1", "1", "a")
+    runs["spec"] |= port
+    waits = pod("w-1", "1")
+    waits["spec"] |= port
+    (reason,) = make_plan(Request("batch", taken(node("a"), runs, waits), 1.0)).reasons
+    assert reason == (
+        "pod default/w-1 fits on no node within this plan: of 1 nodes that could take it if empty, "
+        "node(s) didn't have free ports for the requested pod ports (1)"
+    )
 
 
 def test_a_pod_that_only_lacks_room_now_is_not_called_impossible() -> None:

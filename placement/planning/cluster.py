@@ -8,22 +8,31 @@ becomes classes of identical pods.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from placement.errors import ConfigError
-from placement.pods import Pod, PodSpec
+from placement.gangs import gang_of
+from placement.nodes import Taint
+from placement.pods import NodeTerm, Pod, PodSpec, Requirement
 from placement.resources import (
     MAX_AMOUNT,
     BoolArray,
     IntArray,
     format_amount,
 )
+from placement.rules import hard_taints, is_tolerated
 from placement.state import NUM_DERIVED, ClusterState, Resident
 
+NOWHERE = "no node could take it even if empty"
+NO_ROOM = "fits on no node within this plan"
 RELATIONAL = "its rules depend on other pods"
+MOST_NAMED = 6
+"""Taints and labels that stand in the way of a class."""
 OF_THE_NODE = ("DaemonSet/", "Node/")
 """Owners whose pods come and go with their node."""
 
@@ -132,7 +141,7 @@ class Cluster:
         left = np.ones(len(rows), np.bool_)
         words = []
         need = self.request([spec])
-        permissions = self.state.rules.permissions(spec, rows)
+        permissions = self.state.rules.permissions(spec, rows, alone=True)
         small = [
             (f"too small: {name}", self.allocatable()[r] >= need[r, 0])
             for r, name in enumerate(self.state.resources)
@@ -143,16 +152,41 @@ class Cluster:
             if hit.any():
                 words.append(f"{text} ({hit.sum()} of {len(rows)} nodes)")
             left &= holds
-        return "" if left.any() else "no node could take it even if empty: " + "; ".join(words)
+        if left.any():
+            return ""
+        named = ", ".join(f"{what} on {number}" for what, number in self._in_the_way(spec).most_common(MOST_NAMED))
+        return f"{NOWHERE}: {'; '.join(words)}" + f"; in the way: {named}" * bool(named)
+
+    @cached_property
+    def _taints(self) -> Counter[tuple[Taint, ...]]:
+        """Hard taints of a node → how many nodes have just these."""
+        nodes = (self.state.nodes[row] for row in self.rows.tolist())
+        return Counter(hard_taints(node) for node in nodes if node is not None)
+
+    def _in_the_way(self, spec: PodSpec) -> Counter[str]:
+        """Taints that a class does not tolerate, and what it asks of labels: on how many nodes each is in its way."""
+        rules, found = spec.node_rules, Counter[str]()
+        for taints, number in self._taints.items():
+            for taint in taints:
+                if not is_tolerated(taint, rules.tolerations):
+                    found[f"taint {taint.key}{f'={taint.value}' * bool(taint.value)}:{taint.effect}"] += number
+        wanted = [Requirement(key, "In", (value,)) for key, value in rules.node_selector]
+        wanted += [one for term in rules.affinity or () for one in term.expressions]
+        for one in wanted:
+            is_plain = one.operator == "In" and len(one.values) == 1
+            text = (
+                f"no {one.key}={one.values[0]}" if is_plain else f"not {one.key} {one.operator} {' '.join(one.values)}"
+            )
+            found[text.rstrip()] = int((~self.state.rules.term_mask(NodeTerm((one,)), self.rows)).sum())
+        return +found
 
     def why_no_room(self, spec: PodSpec, *, beside_others: bool) -> str:
         """What is short, before the plan, on the nodes that a class may run on; whether the plan places others."""
         rows, view = self.rows, self.state.snapshot()
         need = self.request([spec])[:, 0]
-        may = np.ones(len(rows), np.bool_)
-        for _, holds in self.state.rules.permissions(spec, rows):
-            may &= holds
-        fits, words = may.copy(), []
+        alone = self.state.rules.permissions(spec, rows, alone=True)
+        may = np.logical_and.reduce([np.ones(len(rows), np.bool_), *(holds for _, holds in alone)])
+        fits, words, others = may.copy(), [], self.state.rules.permissions(spec, rows)[len(alone) :]
         for r in np.flatnonzero(need > 0).tolist():
             offered = view.offered[NUM_DERIVED + r, rows]
             has_room = offered - view.taken[NUM_DERIVED + r, rows] >= need[r]
@@ -161,9 +195,12 @@ class Cluster:
             words.append((self.state.resources[r], has_room))
         short = [(name, int((may & ~has_room).sum())) for name, has_room in words]
         told = [f"{name} is short on {number}" for name, number in short if number]
+        for text, holds in others:
+            told += [f"{text} ({(may & ~holds).sum()})"] if (may & ~holds).any() else []
+            fits &= holds
         if fits.any():
             causes = ["others of this plan go there"] * beside_others
-            causes += ["its gang is not whole"] * bool(spec.gang or spec.gang_size)
+            causes += ["its gang is not whole"] * (gang_of(spec) is not None)
             causes += ["what is free is split over devices"] * (spec.gpu is not None)
             told.append(f"{fits.sum()} have room" + f", but {' or '.join(causes)}" * bool(causes))
         return f"of {may.sum()} nodes that could take it if empty, {', '.join(told)}"
@@ -237,5 +274,5 @@ def why_unplaced(cluster: Cluster, pods: Iterable[Pod], *, beside_others: bool) 
         return []
     why = cluster.why_nowhere(pods[0].spec)
     room = cluster.why_no_room(pods[0].spec, beside_others=beside_others)
-    why = f": {why}" if why else f" fits on no node within this plan: {room}"
+    why = f": {why}" if why else f" {NO_ROOM}: {room}"
     return [f"pod {pod.name}{why}" for pod in pods]

@@ -162,7 +162,8 @@ def _require_sense(request: Request) -> None:
     for what, number in asked.items():
         if not 0 <= number <= MOST_USD:
             raise ConfigError(
-                f"{what} of {number:g} is not usable; these are finite numbers >= 0, {MOST_USD:g} at most"
+                f"{what} of {number:g} is not usable; these are finite numbers >= 0, {MOST_USD:g} at most: look for a mistake "
+                "in a rate, or in what a node offers"
             )
     if request.max_nodes is not None and request.max_nodes < 0:
         raise ConfigError(

@@ -205,7 +205,11 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
     for pod in cluster.pending:
         if pod.uid in columns and pod.uid not in placed_uids:
             waiting.setdefault(pod.spec, []).append(pod)
-    missing = [line for pods in waiting.values() for line in why_unplaced(cluster, pods, beside_others=bool(steps))]
+    missing = [
+        line + "; it displaces nobody (preemptionPolicy: Never)" * (not spec.preempts)
+        for spec, pods in waiting.items()
+        for line in why_unplaced(cluster, pods, beside_others=bool(steps))
+    ]
     reasons = (*problem.left_out, *missing)
     done = Ending.OPTIMAL if packed.is_proved and not problem.gone else ending
     if not (placed or problem.num_unjudged) and waiting and all(cluster.why_nowhere(spec) for spec in waiting):

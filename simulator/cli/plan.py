@@ -17,7 +17,7 @@ import click
 
 from placement.command_text import shown_command
 from placement.errors import ConfigError, why
-from placement.planning.plans import Action, Plan
+from placement.planning.plans import Plan
 from simulator.cli import plan_traces
 from simulator.cli.options import OUTPUT, PRICES, REPORT, SEED, moment, seconds
 from simulator.output import progress, render, write_whole
@@ -335,6 +335,7 @@ def _changed(request: Request, **changes: object) -> Request:
 def _run(request: Request, given: _Given, *notes: str) -> None:
     """Plan in a worker; Ctrl-C asks for the best plan so far. ``notes`` are said with the plan, wherever that goes."""
     from placement.planning.chains import fits
+    from placement.planning.cluster import NO_ROOM, NOWHERE
     from placement.planning.snapshots import cluster_of
     from simulator.planning.page import page
     from simulator.planning.worker import Planner
@@ -357,8 +358,13 @@ def _run(request: Request, given: _Given, *notes: str) -> None:
     _print(made, given.output)
     if given.output != "table":
         return
-    if made.kind == "batch" and made.count(Action.PLACE) < sum(not pod.node for pod in request.snapshot.pods):
-        click.echo("\nfor the rest: ullage plan rescue makes room, ullage plan purchase says what to buy", err=True)
+    lacks_room = any(NO_ROOM in reason for reason in made.reasons)
+    helps = ["ullage plan rescue makes room"] * lacks_room
+    helps += ["ullage plan purchase says what to buy"] * (
+        lacks_room or any(NOWHERE in reason for reason in made.reasons)
+    )
+    if made.kind == "batch" and helps:
+        click.echo(f"\nfor the rest: {', '.join(helps)}", err=True)
     if given.manifests:
         click.echo("\nnothing was changed; to act on it: apply the manifests, then plan again without --with", err=True)
     elif given.trace is None and made.steps and made.kind != "purchase":
