@@ -237,15 +237,35 @@ def _with_nearest(error: click.ClickException) -> click.ClickException:
     return click.UsageError(f"{error.message} Did you mean '{near[0]}'?", context) if near else error
 
 
+AGAIN_S = 0.1
+"""After which an interrupt comes once more, of which Python has made nothing."""
+
+
 class _Ended:
-    """Lets SIGTERM end a command as Ctrl-C does, by whatever listens for that; ``ullage serve`` listens for both itself."""
+    """Lets SIGTERM end a command as Ctrl-C does, by whatever listens for that; ``ullage serve`` listens for both itself.
+
+    An interrupt may come where nobody takes an exception: while LLVM calls back as it compiles, or an object is finalized.
+    Python drops it there, so it comes once more; what goes wrong before, for want of what it cut short, is no failure.
+    """
 
     def __init__(self) -> None:
         self.code = 130
+        self.was_dropped = False
+        self._tell = sys.unraisablehook
+        sys.unraisablehook = self._drop
         signal.signal(signal.SIGTERM, self)
 
+    def _drop(self, what: sys.UnraisableHookArgs) -> None:
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            self._tell(what)
+            return
+        self.was_dropped = True
+        signal.signal(signal.SIGALRM, self)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.code = 128 + number
+        if number != signal.SIGALRM:
+            self.code = 128 + number
         listener = signal.getsignal(signal.SIGINT)
         if callable(listener):
             listener(signal.SIGINT, frame)
@@ -263,6 +283,17 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def _called(ended: _Ended) -> int:
+    """Exit code of the command that was called."""
+    try:
+        code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
+    except Exception as error:
+        if not ended.was_dropped:
+            raise
+        raise KeyboardInterrupt from error
+    return code if isinstance(code, int) else 0
+
+
 def main() -> None:
     """Entry point of the ``ullage`` command."""
     _open_closed_streams()
@@ -271,12 +302,12 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: no name, no locale ends a command
     try:
-        code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_called(ended))
     except click.ClickException as error:
         _with_nearest(error).show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
+        signal.setitimer(signal.ITIMER_REAL, 0)
         click.echo(
             "ullage: interrupted; run the same command again: where it keeps finished work, it takes it up again",
             err=True,
