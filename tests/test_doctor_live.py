@@ -86,7 +86,7 @@ def facts_of(folder: Path, tmp_path: Path, **changes: Any) -> Facts:
             "certFile": str(folder / "client.crt"),
             "keyFile": str(folder / "client.key"),
         },
-        "httpTimeout": "500ms",
+        "httpTimeout": "60s",  # what takes half of it is slow, and a busy machine is no finding
         **changes,
     }
     config = {"apiVersion": "v1", "kind": "KubeSchedulerConfiguration", "extenders": [stanza]}
@@ -141,7 +141,7 @@ async def test_that_the_fallback_strategy_decides_is_said_until_what_the_other_n
 
         async def said() -> list[tuple[str, str]]:
             found = await asyncio.to_thread(lambda: list(hops(stanza, QUESTION, address)))
-            return [(code, hit.message) for code, hit in found if code != "UD405"]  # a busy machine is slow
+            return [(code, hit.message) for code, hit in found]
 
         assert await said() == [("UD418", "best-fit decides, the settings say ullage")]
         live.ledger.pods["web"] = Seen("web", "web", "shop", 1, cpu_pod(1))
@@ -206,7 +206,7 @@ async def test_wrong_and_slow_verbs_are_said(certificates: Any, tmp_path: Path) 
         return Response(b'{"NodeNames":["n9"]}' if request.path == "/v1/other" else b"ok")
 
     async with extender(folder, tmp_path, handle) as (_, address):
-        assert await codes(facts_of(folder, tmp_path), address) == ["UD405"]
+        assert await codes(facts_of(folder, tmp_path, httpTimeout="500ms"), address) == ["UD405"]
         assert await codes(facts_of(folder, tmp_path, filterVerb="other"), address) == ["UD404"]
 
 

@@ -76,11 +76,11 @@ def post(body: bytes, path: str = "/", extra: str = "") -> bytes:
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     length = next(
         int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
     )
-    return int(head.split(b" ", 2)[1]), await asyncio.wait_for(reader.readexactly(length), 10)
+    return int(head.split(b" ", 2)[1]), await asyncio.wait_for(reader.readexactly(length), 60)
 
 
 async def send_all(writer: asyncio.StreamWriter, parts: list[bytes]) -> None:

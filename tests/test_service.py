@@ -469,7 +469,7 @@ async def test_only_callers_of_our_authority_are_answered(certificates: Callable
         async def decide(credentials: Any) -> pb.DecideResponse:
             async with grpc.aio.secure_channel(f"localhost:{server.port}", credentials) as channel:
                 stub = placement_pb2_grpc.PlacementStub(channel)
-                return await stub.Decide(pb.DecideRequest(question=plain(6)), timeout=5)
+                return await stub.Decide(pb.DecideRequest(question=plain(6)), timeout=60)
 
         assert (await decide(channel_credentials(ours, identity=ours))).decision.node == "n1"
         for bad in (
@@ -496,7 +496,7 @@ async def test_renewed_certificates_are_taken_without_a_restart(
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.secure_channel(f"localhost:{server.port}", credentials, options) as channel:
                 stub = placement_pb2_grpc.PlacementStub(channel)
-                assert (await stub.Decide(pb.DecideRequest(question=plain(6)), timeout=5)).decision.node == "n1"
+                assert (await stub.Decide(pb.DecideRequest(question=plain(6)), timeout=60)).decision.node == "n1"
 
 
 async def test_missing_certificates_are_one_sentence(tmp_path: Path) -> None:
