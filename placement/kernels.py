@@ -136,7 +136,8 @@ class HandleType(_Record):
 
 
 class Handle(structref.StructRefProxy):
-    """``cache``, ``ledger``, ``prices`` or None, ``fgd`` or None, ``outlook`` or None."""
+    """``cache``, ``ledger``, ``prices``, ``fgd`` and ``outlook``; of one type whatever a strategy reads of it, so that
+    kernels are compiled once."""
 
     def __new__(cls, cache, ledger, prices, fgd, outlook):
         return make_handle(cache, ledger, prices, fgd, outlook)
@@ -436,7 +437,9 @@ def survey(n, ledger, fgd):
 
 
 @_jit
-def _fragments_along(rows, signs, cpus, millis, masks, series, ledger, fgd):
+def fragments_along(rows, signs, cpus, millis, masks, series, handle):
+    """Apply binds (sign 1) and releases (−1) one by one to the ledger's columns; ``series`` gets ΣF_n(M) after each."""
+    ledger, fgd = handle.ledger, handle.fgd
     total = 0.0
     num_nodes = ledger.gpu_count.shape[0]
     parts = np.zeros(num_nodes)
@@ -727,11 +730,12 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
 
 
 @_jit
-def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
+def _refresh(c, start, clock, num_rows, handle):
     """Recompute the nodes of class ``c`` touched since ``start``; all of them if that is too long ago.
 
     Returns how many of them have room: they stand in front in ``cache.rows``; −1 if all nodes were recomputed.
     """
+    cache, ledger = handle.cache, handle.ledger
     touched, last_touch, rows, terms = ledger.touched, ledger.last_touch, cache.rows, cache.terms
     ring = touched.shape[0]
     row, delta, gpu = cache.scores[c], cache.deltas[c], cache.gpus[c]
@@ -749,6 +753,7 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
                 num += 1
     num = keep_feasible(num, row, delta, gpu, cache.permitted[c], rows, ledger)
     ask = gpu[0] * gpu[1]
+    looks_ahead = False
     for t in range(terms.shape[0]):
         op = terms[t, 0]
         if op == 1:
@@ -759,22 +764,24 @@ def _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
             add_kube(rows, num, row, terms, t, delta, ledger)
         elif 10 <= op <= 13:
             add_atc(rows, num, row, terms, t, delta, gpu, ledger)
+        elif op == 14:
+            add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, handle.fgd)
         elif op == 20:
             add_stranded(rows, num, row, terms, t, delta, ask, ledger)
+        elif op == 21:
+            add_worth(rows, num, row, terms, t, gpu, ledger, handle.prices)
         elif op == 22:
             add_rank(rows, num, row, terms, t, ledger)
-        if fgd is not None and op == 14:
-            add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, fgd)
-        if prices is not None and op == 21:
-            add_worth(rows, num, row, terms, t, gpu, ledger, prices)
-    if outlook is not None:
-        add_outlook(c, rows, num, row, terms, delta, ledger, outlook)
+        looks_ahead |= op >= 30
+    if looks_ahead:
+        add_outlook(c, rows, num, row, terms, delta, ledger, handle.outlook)
     return -1 if is_whole else num
 
 
 @_jit
-def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
+def pick_devices(n, c, rule, draw, handle):
     """Bit mask of the devices for a pod that fits node ``n``."""
+    cache, ledger = handle.cache, handle.ledger
     milli, count = cache.gpus[c, 0], cache.gpus[c, 1]
     num, gpu_free, terms = ledger.gpu_count[n], ledger.gpu_free, cache.terms
     one = np.int64(1)
@@ -802,14 +809,14 @@ def _pick_devices(n, c, rule, draw, cache, ledger, prices, fgd):
                 skip -= 1
         return one << device
     if rule == DEVICES_SCORED:
-        if fgd is not None:
-            _score, device = fgd_best(n, milli, count, cache.deltas[c, CPU_ROW], ledger, fgd)
-            return one << device
-        if prices is not None:
-            for t in range(terms.shape[0]):
-                if terms[t, 0] == 21:
-                    _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, prices)
-                    return one << device
+        for t in range(terms.shape[0]):
+            if terms[t, 0] == 14:
+                _score, device = fgd_best(n, milli, count, cache.deltas[c, CPU_ROW], ledger, handle.fgd)
+                return one << device
+        for t in range(terms.shape[0]):
+            if terms[t, 0] == 21:
+                _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, handle.prices)
+                return one << device
     tightest = DEVICE_MILLI + 1
     for g in range(num):
         if milli <= gpu_free[n, g] < tightest:
@@ -835,11 +842,12 @@ def _first_best(row, num_rows):
 
 
 @_jit
-def _renew(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
+def _renew(c, start, clock, num_rows, handle):
     """Bring row ``c`` of the score cache up to date; (score, index) of the first of the best."""
+    cache = handle.cache
     row, node = cache.scores[c], cache.best[c]
     before = row[node] if node >= 0 else np.int64(NOT_FEASIBLE)
-    num = _refresh(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
+    num = _refresh(c, start, clock, num_rows, handle)
     if num < 0 or node < 0 or row[node] < before:
         best, node = _first_best(row, num_rows)
     else:  # the best node is no worse than it was: only those that changed can be better
@@ -853,10 +861,10 @@ def _renew(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook):
 
 
 @_jit
-def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, fgd, outlook):
+def decide(c, draw, start, clock, num_rows, ties, rule, handle):
     """Bring row ``c`` of the score cache up to date, then (row, score, devices) of the best node."""
-    row = cache.scores[c]
-    best, node = _renew(c, start, clock, num_rows, cache, ledger, prices, fgd, outlook)
+    row = handle.cache.scores[c]
+    best, node = _renew(c, start, clock, num_rows, handle)
     if best == NOT_FEASIBLE:
         return -1, best, np.int64(0)
     if ties:
@@ -868,7 +876,7 @@ def _decide(c, draw, start, clock, num_rows, ties, rule, cache, ledger, prices, 
         while row[node] != best or skip > 0:
             skip -= row[node] == best
             node += 1
-    return node, best, _pick_devices(node, c, rule, draw, cache, ledger, prices, fgd)
+    return node, best, pick_devices(node, c, rule, draw, handle)
 
 
 # ── entries: each unpacks the handle; None is pruned where it arrives as an argument ─────────
@@ -927,18 +935,10 @@ def slot_entries(slots: Slots) -> Entries:
 
 
 @_jit
-def decide(c, draw, start, clock, num_rows, ties, rule, handle):
-    """See :func:`_decide`."""
-    h = handle
-    return _decide(c, draw, start, clock, num_rows, ties, rule, h.cache, h.ledger, h.prices, h.fgd, h.outlook)
-
-
-@_jit
 def leaves_out(c, start, clock, num_rows, candidates, handle):
     """Whether a node where class ``c`` fits is none of ``candidates (N,)``; brings its row up to date."""
-    h = handle
-    _renew(c, start, clock, num_rows, h.cache, h.ledger, h.prices, h.fgd, h.outlook)
-    row = h.cache.scores[c]
+    _renew(c, start, clock, num_rows, handle)
+    row = handle.cache.scores[c]
     for start in range(0, num_rows, BLOCK):
         scores, offered = row[start : min(start + BLOCK, num_rows)], candidates[start : start + BLOCK]
         missed = np.int64(0)
@@ -953,19 +953,7 @@ def leaves_out(c, start, clock, num_rows, candidates, handle):
 def refresh(c, start, clock, num_rows, handle):
     """See :func:`_refresh`."""
     handle.cache.best[c] = -1  # whoever asks for the row does not ask who is best
-    _refresh(c, start, clock, num_rows, handle.cache, handle.ledger, handle.prices, handle.fgd, handle.outlook)
-
-
-@_jit
-def pick_devices(n, c, rule, draw, handle):
-    """See :func:`_pick_devices`."""
-    return _pick_devices(n, c, rule, draw, handle.cache, handle.ledger, handle.prices, handle.fgd)
-
-
-@_jit
-def fragments_along(rows, signs, cpus, millis, masks, series, handle):
-    """Apply binds (sign 1) and releases (−1) one by one to the ledger's columns; ``series`` gets ΣF_n(M) after each."""
-    _fragments_along(rows, signs, cpus, millis, masks, series, handle.ledger, handle.fgd)
+    _refresh(c, start, clock, num_rows, handle)
 
 
 @_inline

@@ -66,9 +66,8 @@ def deciding_kernel() -> Any:
     return kernels and kernels.decide
 
 
-def compiled_fragments(columns: Columns) -> Any:
+def compiled_fragments(columns: Columns, num_cols: int) -> Any:
     """The compiled back end's view of FGD's target workload (:class:`placement.kernels.Fragments`)."""
-    num_cols = columns.group.shape[0]
     millis = np.unique(columns.kinds[:, 1])
     kinds = np.column_stack([columns.kinds, np.searchsorted(millis, columns.kinds[:, 1])])
     return kernels.Fragments(
@@ -227,18 +226,17 @@ class Program:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Bundle the arrays for the kernels; what the strategy does not need is None."""
+        """Bundle the arrays for the kernels; what a strategy does not need is of their type, too, and small."""
         state, columns = self.state, self.columns
         num_cols = state.is_alive.shape[0]
-        opcodes = set(self.terms[:, 0].tolist())
         ledger = kernels.Ledger(
             state.offered, state.taken, state.gpu_free, state.gpu_count, state.touched, state.last_touch, state.place
         )
         rows = np.zeros(num_cols, np.int64)
         cache = kernels.Cache(self.scores, self.permitted, self.deltas, self.gpus, self.terms, rows, self.best)
-        prices = kernels.Prices(columns.worth, columns.group) if DeviceWorth.opcode in opcodes else None
-        fgd = compiled_fragments(columns) if AtcFgd.opcode in opcodes else None
-        outlook = kernels.Outlook(columns.outlook, self.own, np.array(chances())) if self.reads_outlook else None
+        prices = kernels.Prices(columns.worth, columns.group)
+        fgd = compiled_fragments(columns, num_cols if AtcFgd.opcode in self.terms[:, 0] else 0)
+        outlook = kernels.Outlook(columns.outlook, self.own, np.array(chances()))
         handle = self.handle = kernels.make_handle(cache, ledger, prices, fgd, outlook)
         self._decide = kernels.entry(kernels.decide, 7, handle)
         self._bring_up = kernels.entry(kernels.refresh, 4, handle)
