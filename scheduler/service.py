@@ -440,6 +440,8 @@ def new_server(settings: GrpcSettings) -> Any:
             ("grpc.max_concurrent_streams", settings.max_calls),
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # otherwise whole messages come in of calls that nobody has taken yet; so 64 KiB of each do
+            ("grpc.http2.bdp_probe", 0),
         ],
     )
 

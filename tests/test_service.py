@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +370,46 @@ async def report_raw(channel: Any) -> Any:
             yield sample
 
     return await channel.stream_unary("/ullage.v1.Telemetry/Report")(nothing())
+
+
+def _pass_on(source: socket.socket, sink: socket.socket, sizes: list[int]) -> None:
+    with suppress(OSError):
+        while data := source.recv(2**16):
+            sizes.append(len(data))
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _join(listener: socket.socket, port: int, sizes: list[int]) -> None:
+    """Pass on one connection, and count what the caller sends."""
+    with listener.accept()[0] as caller, socket.create_connection(("127.0.0.1", port)) as server:
+        back = threading.Thread(target=_pass_on, args=(server, caller, []))
+        back.start()
+        _pass_on(caller, server, sizes)
+        back.join()
+
+
+def _at_rest(sizes: list[int]) -> int:
+    """How much has come once no more does; the server's event loop stands still meanwhile."""
+    last = -1
+    while sum(sizes) != last or not sizes:
+        last = sum(sizes)
+        time.sleep(0.3)
+    return last
+
+
+async def test_calls_that_nobody_has_taken_yet_hold_little(tmp_path: Path) -> None:
+    """However many there were, all of their messages were in memory before the first was refused."""
+    sizes: list[int] = []
+    async with serving(tmp_path) as (_, server):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            between = threading.Thread(target=_join, args=(listener, server.port, sizes))
+            between.start()
+            with grpc.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}") as channel:
+                ask = channel.unary_unary("/ullage.v1.Placement/Decide")
+                calls = [ask.future(bytes(2_000_000)) for _ in range(20)]
+                assert _at_rest(sizes) < len(calls) * 2**17
+            between.join()
 
 
 async def test_too_many_calls_are_refused(tmp_path: Path) -> None:
