@@ -399,7 +399,7 @@ async def test_samples_from_after_what_was_asked_for_count_for_no_node(tmp_path:
 
 
 class Churning(FakeProm):
-    """A new job every hour of the last days, of names that sort before everybody's."""
+    """A new job every four hours of the last days, and every hour of the last, of names that sort before everybody's."""
 
     def _result(self, form: dict[str, str]) -> list[dict[str, Any]]:
         if "kube_pod_owner" not in form["query"]:
@@ -419,7 +419,9 @@ async def test_jobs_that_are_gone_take_no_places_of_those_that_are_here(tmp_path
     live, clock = Live(tmp_path / "r.db"), Clock()
     web_pod(live, "web-1")
     async with fake_prometheus(Churning()) as fake, reader(fake) as client:
-        fake.pods = {f"job-{age_h}": lambda t: 0.1 for age_h in range(280, 1, -1)} | {"web-1": lambda t: 1.0}
+        fake.pods = {f"job-{age_h}": lambda t: 0.1 for age_h in (*range(280, 26, -4), *range(26, 1, -1))} | {
+            "web-1": lambda t: 1.0
+        }
         learner = learner_of(live, clock, client, max_workloads=30, history_days=12)
         await learner.turn()
         assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
