@@ -73,7 +73,7 @@ async def patch_pod(api: Api, path: str, body: dict[str, Any], content_type: str
 async def nominate(api: Api, who: Who, node: str, unix_s: float, devices: str = "") -> None:
     """Write the nomination of a pod, marked as ours, with the devices that it is to get there.
 
-    Devices of an earlier plan are taken off (null, in a merge patch).
+    Devices of an earlier plan are taken off (null, in a patch).
 
     Raises
     ------
@@ -83,7 +83,7 @@ async def nominate(api: Api, who: Who, node: str, unix_s: float, devices: str = 
     marks = {NODE_ANNOTATION: node, TIME_ANNOTATION: timestamp(unix_s), PLANNED_DEVICES_ANNOTATION: devices or None}
     body = {"metadata": {"uid": uid, "annotations": marks}, "status": {"nominatedNodeName": node}}
     path = f"{pod_path(namespace, name)}/status?{WRITE}"
-    await patch_pod(api, path, body, MERGE)
+    await patch_pod(api, path, body, STRATEGIC)
 
 
 async def lift(api: Api, who: Who) -> None:

@@ -264,7 +264,7 @@ MANIFEST_RULES: tuple[Rule, ...] = (
         ERROR,
         "A JSONPatch of typed objects",
         "A list of typed objects as value panics inside kube-apiserver 1.36.3, even with failurePolicy Ignore.",
-        "Use patchType: ApplyConfiguration.",
+        "Give plain maps as values, or use patchType: ApplyConfiguration.",
         _json_patch,
     ),
     Rule(

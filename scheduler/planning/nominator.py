@@ -1,8 +1,8 @@
 """Live batches: collect gated pods, solve, nominate, lift the gates, and see every nomination to its end.
 
-A pod with our gate waits for a short window; a gang waits until it is complete. The batch is solved in another
-process (:mod:`scheduler.planning.solver`). Then each pod gets its nomination, and when all of a gang have theirs the gates
-go. kube-scheduler tries the nominated node first, with all its filters, and binds.
+A pod with our gate waits for a short window, less when nobody comes after it; a gang waits until it is complete. The batch
+is solved in another process (:mod:`scheduler.planning.solver`). Then each pod gets its nomination, and when all of a gang
+have theirs the gates go. kube-scheduler tries the nominated node first, with all its filters, and binds.
 
 Nothing waits for ever. A gate older than ``gate_deadline_s`` is lifted without a plan; pods the model does not cover
 are let go at once. A nomination ends when the pod is bound, when kube-scheduler wrote another one, or when
@@ -47,6 +47,8 @@ T = TypeVar("T")
 TICK_S = 0.02
 SETTLE_S = 0.2
 LOOK_S = 1.0
+QUIET = 0.25
+"""Share of the window after which a batch to which nothing was added is closed."""
 SLICE = 8
 """Pods that are counted, here and by whoever is told, before others may run: under a millisecond."""
 MAX_DELIVERIES = 4
@@ -183,7 +185,10 @@ class Nominator:
         if now < self._retry_s or self.engine.modes.is_killed:
             return []
         waiting = [uid for uid in self._since if uid not in self._busy]
-        if not waiting or self._since[waiting[0]] > now - self.settings.window_s:
+        if not waiting:
+            return []
+        oldest_s, newest_s = now - self._since[waiting[0]], now - self._since[waiting[-1]]
+        if oldest_s < self.settings.window_s and newest_s < QUIET * self.settings.window_s:
             return []
         found: list[Seen] = []
         resting = {unit_of(s, self.groups) for u, s in ledger.gated.items() if self._patience.is_resting(u, now)}
