@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,23 @@ def test_an_autoscaler_buys_what_the_purchase_would(plane: ControlPlane) -> None
     log = plane.log_of("ullage")
     assert '"groups": "pool-gpu"' in log
     assert '"outcome": "no price"' in log
+
+
+def test_an_autoscaler_goes_on_whose_question_was_cut_off(plane: ControlPlane) -> None:
+    scene = Scene(plane)
+    scene.create("web", cpu="1")
+    plane.wait("ullage", scene.is_answering)
+    scene.prices.unlink()
+    os.mkfifo(scene.prices)
+    with ThreadPoolExecutor(1) as asking:
+        asked = asking.submit(scene.named, {"pool-small": (1, ["web"]), "pool-large": (1, ["web"])})
+        with scene.prices.open("w"):  # it is being answered from now on
+            scene.ullage.end(signal.SIGKILL)
+            groups, said = asked.result()
+    assert groups == ["pool-small", "pool-large"], "the next expander decides"
+    assert "Unavailable" in said, "at once, not when its five seconds are over"
+    scene.prices.unlink()
+    scene.prices.write_text(PRICES)
+    scene.ullage.start(wait=False)
+    plane.wait("ullage", scene.is_answering)
+    assert scene.named({"pool-small": (1, ["web"]), "pool-large": (1, ["web"])}) == (["pool-small"], "")
