@@ -13,6 +13,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -250,7 +251,7 @@ class RecordStore:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
         database.executescript(_SCHEMA)
-        self._database, self._has_failed, self._inode = database, False, self._found()
+        self._database, self._inode = database, self._found()
         self._fleets.clear()
 
     def _found(self) -> int:
@@ -261,18 +262,24 @@ class RecordStore:
             return 0
 
     def _tried(self, act: Callable[[], None]) -> bool:
-        """Whether it could be done; if not, that is said once."""
+        """Whether it could be done; if not, that is said once, and so is that it can be done again."""
         try:
             act()
         except (OSError, sqlite3.Error) as error:
             self._failed(error)
             return False
+        if self._has_failed:
+            log.info("records are written again", extra={"path": str(self.path)})
+        self._has_failed = False
         return True
 
     def _failed(self, error: Exception) -> None:
+        """Hold no file that failed: a volume is only repaired once nobody has any of it open, and then is another one."""
         if not self._has_failed:
             log.warning("records cannot be written", extra={"path": str(self.path), "error": str(error)})
         self._has_failed = True
+        with suppress(sqlite3.Error):
+            self.close()
 
     def write(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> bool:
         """Write one batch in one transaction; False (and one warning) if it is lost. A pod that is ``Seen`` was bound just now.
@@ -358,8 +365,8 @@ class RecordStore:
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
         if self._database is not None:
-            self._database.close()
-            self._database = None
+            database, self._database = self._database, None
+            database.close()
 
 
 @dataclass(frozen=True)

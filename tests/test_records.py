@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sqlite3
 from dataclasses import replace
@@ -122,6 +123,25 @@ def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert live.ask("web-0", cpu_pod(1)).decision.is_placed
     live.recorder.close()
     assert live.metrics.records_dropped._value.get() >= 1
+
+
+def test_a_file_that_failed_is_let_go_and_opened_anew_and_each_time_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a volume that turns read-only, is taken away, repaired, and put back."""
+    caplog.set_level(logging.INFO, logger="scheduler.records")
+    store = RecordStore(tmp_path / "records.db")
+    for number in range(0, 4, 2):
+        assert store.write([_sample(number, 0.0)])
+        assert store._database is not None
+        store._database.execute("PRAGMA query_only=1")
+        assert not store.write([_sample(number + 1, 0.0)])
+        assert not [path for path in Path("/proc/self/fd").iterdir() if "records.db" in str(path.resolve())]
+    assert store.write([_sample(4, 0.0)])
+    store.close()
+    assert {record.id for record in read(tmp_path / "records.db")} == {"r0", "r2", "r4"}
+    said = [record.message for record in caplog.records]
+    assert said == 2 * ["records cannot be written", "records are written again"]
 
 
 def _sample(number: int, asked_s: float) -> Record:
