@@ -7,7 +7,8 @@ were lost, a reader goes from what it knows to the next checkpoint; what happene
 
 ::
 
-    {"ullage_log": 4, …}                         header: version, Unix time of second 0, strategies as TOML by digest
+    {"ullage_log": 4, …}                         header: version, Unix time of second 0, strategies as TOML by digest,
+                                                 and a replay's delivery that loses something
     {"spec": 7, "is": {…}}                       pod class 7
     [time_s, kind, subject, node, devices, …]    one event, as in placement.log
     {"checkpoint": "begin" | "end"}

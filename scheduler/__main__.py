@@ -264,11 +264,12 @@ class _Ended:
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGALRM:
+        if number == signal.SIGALRM:
+            self.was_dropped = False
+        else:
             self.code = 128 + number
-        listener = signal.getsignal(signal.SIGINT)
-        if callable(listener):
-            listener(signal.SIGINT, frame)
+        if callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
         else:  # Ctrl-C is ignored, as shells have it for what they start in the background
             raise KeyboardInterrupt
 
@@ -288,9 +289,11 @@ def _called(ended: _Ended) -> int:
     try:
         code = root.main(standalone_mode=False, prog_name="ullage")  # click hands back the code of ctx.exit(code)
     except Exception as error:
-        if not ended.was_dropped:
+        if not ended.was_dropped or "--debug" in sys.argv:
             raise
         raise KeyboardInterrupt from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return code if isinstance(code, int) else 0
 
 
@@ -307,7 +310,6 @@ def main() -> None:
         _with_nearest(error).show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
-        signal.setitimer(signal.ITIMER_REAL, 0)
         click.echo(
             "ullage: interrupted; run the same command again: where it keeps finished work, it takes it up again",
             err=True,

@@ -167,7 +167,8 @@ def run_cell(cell: Cell, progress: Progress = untold) -> Row:
         options = replace(options, policies=(*options.policies, *lifetime_policies(question)))
     outcome = Replay(trace, strategy, options).run(progress)
     if cell.log:
-        write_log(Path(cell.log), outcome.log, [strategy], begins_s=trace.manifest.begins_s)
+        begins_s = trace.manifest.begins_s
+        write_log(Path(cell.log), outcome.log, [strategy], begins_s=begins_s, delivery=options.delivery)
     result = measure(outcome, trace, book_of(question, trace))
     if truth is not None:
         use = truth.summary()

@@ -11,10 +11,20 @@ from placement.log_lines import LineWriter
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
 from placement.whole_files import whole_file
+from simulator.delivery import DELIVERIES, Delivery
 
 
-def write_log(folder: Path, events: EventLog, strategies: list[Strategy], *, begins_s: int = 0) -> None:
+def write_log(
+    folder: Path,
+    events: EventLog,
+    strategies: list[Strategy],
+    *,
+    begins_s: int = 0,
+    delivery: Delivery = DELIVERIES["decide"],
+) -> None:
     """Write ``events`` as the only segment of ``folder``, which is made; their second 0 is the Unix time ``begins_s``.
+
+    A ``delivery`` that loses something is named in the header: its decisions are not the strategies' alone.
 
     Raises
     ------
@@ -26,7 +36,9 @@ def write_log(folder: Path, events: EventLog, strategies: list[Strategy], *, beg
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(segment) as part, part.open("wb") as file:
-            file.write(writer.header(version=metadata.version("ullage"), begins_unix_s=begins_s, strategies=tomls))
+            facts = {} if delivery.is_exact else {"delivery": delivery.name}
+            version = metadata.version("ullage")
+            file.write(writer.header(version=version, begins_unix_s=begins_s, strategies=tomls, **facts))
             file.writelines(writer.event(event) for event in events)
     except OSError as error:
         raise PlacementError(f"log {folder}: cannot be written ({error.strerror}); choose another folder") from error

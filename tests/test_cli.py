@@ -228,8 +228,18 @@ def test_ctrl_c_says_that_work_is_kept(part: str, tmp_path: Path, jobs: str, num
 
 
 DROPPED = """
-import ctypes, signal, sys, time
+import atexit, ctypes, signal, sys, time
+from placement.errors import ConfigError
 from scheduler.__main__ import main, root
+
+def heard():
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return
+
+def refused():
+    raise ConfigError("no room")
 
 @root.command()
 def wait():
@@ -253,6 +263,20 @@ def test_ctrl_c_that_python_drops_in_a_callback_ends_the_command_all_the_same(
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "takes it up again" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "says"),
+    [
+        ("atexit.register(lambda: print(signal.getitimer(signal.ITIMER_REAL)[0], file=sys.stderr))", 0, "0.0\n"),
+        ("heard(); refused()", 2, "ullage: no room\n"),
+    ],
+)
+def test_an_interrupt_that_came_too_late_or_was_heard_is_over(then: str, code: int, says: str) -> None:
+    script = DROPPED.format(number=int(signal.SIGINT), then=then)
+    words, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": ROOT}
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=50)
+    assert (ended.returncode, ended.stderr) == (code, says)
 
 
 def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:

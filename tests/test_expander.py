@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -371,6 +372,34 @@ async def test_an_autoscaler_is_not_kept_waiting(tmp_path: Path, monkeypatch: py
         assert counted(metrics, "late") == 1
         monkeypatch.setattr(expander, "ANSWER_S", 60.0)
         assert await ask(stub, question(FOR_WEB, TWO)) == ["a"], "the same process goes on"
+
+
+async def test_a_process_that_cannot_be_started_is_a_counted_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no more processes are allowed: when the one that hung is replaced, and when one died."""
+
+    def none_left() -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async with (
+        serving(tmp_path) as (server, metrics),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = expander_pb2_grpc.ExpanderStub(channel)
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "_replace_if_hung", none_left)
+            await fails(ask(stub, question(FOR_WEB, TWO)), grpc.StatusCode.INTERNAL)
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "_begin_anew", none_left)
+            os.kill(await server._process.run(os.getpid), signal.SIGKILL)
+            while not server._process._pool._broken:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+            died = ask(stub, question(FOR_WEB, TWO))
+            assert "no other can be started (Resource temp" in await fails(died, grpc.StatusCode.INTERNAL)
+        assert counted(metrics, "failed") == 2
+        await fails(ask(stub, question(FOR_WEB, TWO)), grpc.StatusCode.INTERNAL)
+        assert await ask(stub, question(FOR_WEB, TWO)) == ["a"], "the next one is started"
 
 
 async def test_a_new_process_is_not_ended_by_whoever_waited_for_the_one_that_hung(

@@ -92,6 +92,20 @@ def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path, monkeypatch: pyte
     assert made.exit_code == 0, made.output
 
 
+@pytest.mark.parametrize("delivery", ["decide", "score"])
+def test_what_kube_scheduler_made_of_answers_is_not_repeated(tmp_path: Path, delivery: str) -> None:
+    runner, log = CliRunner(), str(tmp_path / "log")
+    made = runner.invoke(root, ["trace", "synth", str(tmp_path / "t.ullage"), "--days", "0.1", "--gpu-nodes", "4"])
+    assert made.exit_code == 0, made.output
+    words = [str(tmp_path / "t.ullage"), "-s", "priced", "--delivery", delivery, "--log", log, "-q"]
+    assert runner.invoke(root, ["simulate", *words]).exit_code == 0
+    verified = runner.invoke(root, ["bundle", "--verify", log])
+    if delivery == "decide":
+        assert verified.exit_code == 0, verified.output
+    else:
+        assert str(verified.exception).startswith(f"{log}: a replay with --delivery score wrote it")
+
+
 def test_a_damaged_bundle_is_one_sentence(tmp_path: Path) -> None:
     bad = tmp_path / "bundle.tar.gz"
     bad.write_bytes(b"not a bundle")

@@ -651,6 +651,18 @@ def test_each_taint_and_label_that_keeps_a_pod_from_all_nodes_is_named() -> None
     assert named == {"taint gpu=yes:NoSchedule on 1", no_zone, "not disk Exists on 2", "not zone NotIn x w on 1"}
 
 
+def test_of_several_node_affinity_terms_one_is_enough() -> None:
+    def reason(*zones: str) -> str:
+        terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in zones]
+        affinity = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        waits = pod("w-1", "4", affinity={"nodeAffinity": affinity})
+        (words,) = make_plan(Request("rescue", taken(node("a", cpu=2, labels={"zone": "b"}), waits), 1.0)).reasons
+        return words
+
+    assert reason("a", "b").endswith("too small: cpu (1 of 1 nodes)")
+    assert reason("a", "c").endswith("; in the way: none of its 2 node affinity terms on 1")
+
+
 def test_a_pod_whose_host_port_is_taken_everywhere_is_not_called_impossible() -> None:
     port = {"containers": [{"name": "c", "ports": [{"hostPort": 80, "containerPort": 80}]}]}
     runs = pod("x-1", "1", "a")

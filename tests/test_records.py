@@ -136,7 +136,7 @@ def test_a_file_that_failed_is_let_go_and_opened_anew_and_each_time_that_is_said
         assert store._database is not None
         store._database.execute("PRAGMA query_only=1")
         assert not store.write([_sample(number + 1, 0.0)])
-        assert not [path for path in Path("/proc/self/fd").iterdir() if "records.db" in str(path.resolve())]
+        assert not [path for path in Path("/proc/self/fd").iterdir() if str(store.path) in str(path.resolve())]
     assert store.write([_sample(4, 0.0)])
     store.close()
     assert {record.id for record in read(tmp_path / "records.db")} == {"r0", "r2", "r4"}

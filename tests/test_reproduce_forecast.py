@@ -246,7 +246,7 @@ def test_rows_drawn_by_what_they_count_keep_weighted_sums_right() -> None:
     assert (factor == 1).all()
 
 
-def test_a_kept_result_is_taken_again_but_not_of_other_data_or_another_seed(
+def test_a_kept_result_is_taken_again_but_not_of_other_data_seed_effort_or_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, only = bitbrains_folder(tmp_path, usage(6, days=63)), ("cpu-6h-p95",)
@@ -260,6 +260,12 @@ def test_a_kept_result_is_taken_again_but_not_of_other_data_or_another_seed(
     assert run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept") == first
     with pytest.raises(ConfigError, match="it is made again"):
         run(data, seed=2, effort=TINY, only=only, keep=tmp_path / "kept")
+    with pytest.raises(ConfigError, match="it is made again"):
+        run(data, seed=1, effort=replace(TINY, rows=500), only=only, keep=tmp_path / "kept")
+    with monkeypatch.context() as newer:
+        newer.setattr(forecast, "code_version", lambda: "a later one")
+        with pytest.raises(ConfigError, match="it is made again"):
+            run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept")
     (data / "bitbrains-rnd" / "more.parquet").write_bytes(b"one")
     with pytest.raises(ConfigError, match="it is made again"):
         run(data, seed=1, effort=TINY, only=only, keep=tmp_path / "kept")

@@ -171,7 +171,12 @@ class Cluster:
                 if not is_tolerated(taint, rules.tolerations):
                     found[f"taint {taint.key}{f'={taint.value}' * bool(taint.value)}:{taint.effect}"] += number
         wanted = [Requirement(key, "In", (value,)) for key, value in rules.node_selector]
-        wanted += [one for term in rules.affinity or () for one in term.expressions]
+        terms = rules.affinity or ()
+        if len(terms) == 1:
+            wanted += terms[0].expressions
+        elif terms:  # one of them is enough
+            holds = [self.state.rules.term_mask(term, self.rows) for term in terms]
+            found[f"none of its {len(terms)} node affinity terms"] = int((~np.logical_or.reduce(holds)).sum())
         for one in wanted:
             is_plain = one.operator == "In" and len(one.values) == 1
             text = (

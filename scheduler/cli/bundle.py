@@ -120,6 +120,11 @@ def _verify(source: Path) -> None:
     header, events, lost = read_log(source)
     if lost:
         raise ConfigError(f"{source}: the disk lost {lost} events, so the log cannot be repeated; use a complete one")
+    if (delivery := header.get("delivery")) is not None:
+        raise ConfigError(
+            f"{source}: a replay with --delivery {delivery} wrote it, and what kube-scheduler makes of a strategy's answers is "
+            "not in a log; verify one of --delivery decide"
+        )
     tell = now_and_then(steps(quiet=False), len(events))
 
     def passed() -> Iterator[Event]:

@@ -88,9 +88,9 @@ class ExpanderServer:
         self._process.close()
 
     async def _best_options(self, question: bytes, context: Context) -> bytes:
-        self._replace_if_hung()
-        process = self._process
         try:
+            self._replace_if_hung()
+            process = self._process
             async with asyncio.timeout(ANSWER_S):
                 advice: Advice = await asyncio.shield(self._run(advise, question, self._settings.prices))
         except Unpriced as error:
@@ -100,9 +100,12 @@ class ExpanderServer:
         except TimeoutError:
             why = grpc.StatusCode.DEADLINE_EXCEEDED, "late", f"no answer was found in {ANSWER_S:g} s"
         except BrokenProcessPool:
-            if process is self._process:  # else a new one has begun, and others wait for it
-                self._begin_anew()
             why = grpc.StatusCode.INTERNAL, "failed", "the process that plans died; a new one is started"
+            if process is self._process:  # else a new one has begun, and others wait for it
+                try:
+                    self._begin_anew()
+                except OSError as error:
+                    why = *why[:2], f"the process that plans died, and no other can be started ({error.strerror})"
         except Exception as error:
             log.error("defect in an answer to Cluster Autoscaler", exc_info=error)
             why = grpc.StatusCode.INTERNAL, "failed", "internal error; see the log"

@@ -387,6 +387,14 @@ def test_the_admission_policy_sets_gate_and_scheduler_by_namespace_label(plane: 
     assert not other["spec"].get("schedulingGates")
     assert other["spec"]["schedulerName"] == "default-scheduler"
 
+    placed, foreign = pod("placed", gated=False), pod("foreign", gated=False)
+    placed["spec"]["nodeName"], foreign["spec"]["schedulerName"] = "n0", "another-scheduler"
+    for body in (placed, foreign):  # a gate would have the first refused
+        left = made("batch", body)
+        assert not left["spec"].get("schedulingGates")
+        assert left["spec"]["schedulerName"] != "ullage-scheduler"
+        assert left["metadata"]["managedFields"], "of what is not ours nothing is left out"
+
     another = pod("gated", gated=False)
     another["spec"]["schedulingGates"] = [{"name": "example.com/quota"}]
     assert [gate["name"] for gate in made("batch", another)["spec"]["schedulingGates"]] == ["example.com/quota", GATE]

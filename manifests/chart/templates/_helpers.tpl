@@ -5,7 +5,7 @@ template that reads one of them includes this first. */}}
   "devicesPolicy" (dict "enabled" true)
   "gpuShares" (dict "enabled" false)
   "rightsize" (dict "enabled" false)
-  "plan" (dict "enabled" false "policy" true "sweeperDeadline" 180 "sweeperGangDeadline" 1200 "apply" false)
+  "plan" (dict "enabled" false "policy" true "managedFields" false "sweeperDeadline" 180 "sweeperGangDeadline" 1200 "apply" false)
   "expander" (dict "enabled" false "port" 9444 "prices" "" "namespace" "kube-system" "cidrs" list)
   "reclaim" (dict "enabled" false)
   "prometheusRule" (dict "enabled" false "labels" dict)
