@@ -40,7 +40,11 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
     """Where the cluster comes from, and options that every plan has; they arrive as one :class:`_Given`."""
     options = (
         click.argument("trace", required=False),
-        click.option("--snapshot", type=click.Path(path_type=Path), help="File from `ullage snapshot`."),
+        click.option(
+            "--snapshot",
+            type=click.Path(path_type=Path),
+            help="File from `ullage snapshot`; one of TRACE, this and --live is needed.",
+        ),
         click.option("--live", is_flag=True, help=LIVE_HELP),
         click.option("--kubeconfig", help=KUBECONFIG_HELP),
         click.option("--context", help="Of the kubeconfig; with --live."),

@@ -78,7 +78,9 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
 
 @click.command()
 @click.argument("trace")
-@click.option("--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", help="How far.")
+@click.option(
+    "--ahead", "ahead_s", callback=seconds, metavar="SPAN", default="6h", help="How far ahead each forecast looks."
+)
 @click.option(
     "--quantile",
     "quantiles",
@@ -87,7 +89,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     default=(0.5, 0.9),
     help="Of the demand; repeat.",
 )
-@click.option("--every", "every_s", callback=seconds, metavar="SPAN", default="1h", help="A forecast.")
+@click.option("--every", "every_s", callback=seconds, metavar="SPAN", default="1h", help="Time between two forecasts.")
 @click.option(
     "--since", "since_s", callback=seconds, metavar="SPAN", default="1d", help="First forecast, after the start."
 )

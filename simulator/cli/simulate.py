@@ -171,7 +171,8 @@ def compare(
 ) -> None:
     """Replay TRACES with several strategies and report the difference.
 
-    The same command, interrupted and run again, goes on where it stopped.
+    A trace is a .ullage file, `demo`, or READER:PATH[:OPTION] such as openb:DIR:default. The same command,
+    interrupted and run again, goes on where it stopped.
     """
     question = _question(traces, strategies or DEFAULT_STRATEGIES, given)
     _run(question, output, report, quiet, jobs=jobs, cache=cache)

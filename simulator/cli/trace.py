@@ -265,10 +265,10 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
 @click.argument("source", metavar="ARRIVALS")
 @click.argument("usage", type=click.Path(exists=True, path_type=Path))
 @TARGET
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Of the pods.")
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, help="Part of the pods to keep.")
 @click.option("--replicas", type=click.IntRange(1), default=8, help="Most pods of one workload.")
-@click.option("--from-day", type=click.FloatRange(0), default=1.0, help="Of the usage recording.")
-@click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Usage times this.")
+@click.option("--from-day", type=click.FloatRange(0), default=1.0, help="Day of the usage recording to begin with.")
+@click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Factor for all usage.")
 @SEED
 @BAD_ROWS
 def join_usage(
