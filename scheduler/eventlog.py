@@ -138,16 +138,17 @@ class DiskLog(EventLog):
     # ── the thread's side ─────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
-        while not self._stop.is_set() or self._queue:
+        while True:
             try:
                 self._drain()
-                self._stop.wait(PAUSE_S)
+                if self._stop.wait(PAUSE_S) and not self._queue:
+                    if self._file is not None:
+                        self._file.close()
+                    return
             except OSError as error:
                 self._broken(error)
                 if self._stop.wait(RETRY_S):
                     return
-        if self._file is not None:
-            self._file.close()
 
     def _broken(self, error: OSError) -> None:
         log.warning("event log cannot be written", extra={"folder": str(self.folder), "error": str(error)})
@@ -162,9 +163,8 @@ class DiskLog(EventLog):
                 log.info("segment left unfinished", extra={"error": str(again)})
             self._file = None
         with suppress(OSError):  # a disk that is full for days would be left with as many files as looks
-            path = self._path
-            if not path.stat().st_size:
-                path.unlink()
+            if self._is_broken or not self._path.stat().st_size:
+                self._path.unlink()
         self._wants = self._is_broken = True
 
     def _drain(self) -> None:
@@ -178,16 +178,15 @@ class DiskLog(EventLog):
                 continue
             if self._is_broken:
                 self._discarded += 1
+                self._metrics.log_dropped.inc()
                 continue
             if self._file is None:
                 self._open()
             self._write(self._writer.event(item))
             written += 1
-        if written and self._file is not None:
-            self._file.flush()
+        if self._file is not None:
+            self._flush(told=self._mark_lost() if self._dropped + self._discarded > self._told else 0)
             self._metrics.log_events.inc(written)
-        if self._file is not None and self._dropped + self._discarded > self._told:
-            self._tell_lost()
         if self._size > self._settings.segment_bytes:
             self._wants = True
             self._size = 0
@@ -197,10 +196,17 @@ class DiskLog(EventLog):
         self._file.write(line)
         self._size += len(line)
 
-    def _tell_lost(self) -> None:
+    def _mark_lost(self) -> int:
+        """Write how many events were lost that no file tells of yet; how many that is."""
         lost = self._dropped + self._discarded - self._told
         self._write(self._writer.mark(lost=lost))
-        self._told += lost
+        return lost
+
+    def _flush(self, *, told: int) -> None:
+        """Put on the disk what was written; it tells of so many lost events more."""
+        assert self._file is not None, "a segment is open"
+        self._file.flush()
+        self._told += told
 
     @property
     def _path(self) -> Path:
@@ -225,14 +231,16 @@ class DiskLog(EventLog):
             self._file.close()
             self._file = None
             _compress(self._path)
+        heals = checkpoint.heals or self._is_broken
+        self._is_broken = True  # a segment is of no use before its checkpoint is whole
         self._open()
-        if checkpoint.heals or self._is_broken:
-            self._tell_lost()
-        self._is_broken = False
+        told = self._mark_lost() if heals else 0
         self._write(self._writer.mark(checkpoint="begin"))
         for event in checkpoint.events:
             self._write(self._writer.event(event))
         self._write(self._writer.mark(checkpoint="end"))
+        self._flush(told=told)
+        self._is_broken = False
 
 
 def _new_run(folder: Path) -> Path:

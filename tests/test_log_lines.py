@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import os
 import shutil
 import time
@@ -347,22 +348,26 @@ def test_a_queue_that_overflows_for_a_while_leaves_a_log_that_can_be_followed(tm
     assert set(rebuild(events).residents) == set(state.residents)
 
 
-def test_a_disk_that_is_full_for_long_is_not_filled_with_empty_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["header", "mark"], ids=["no header fits", "the checkpoint does not fit"])
+def test_a_disk_that_is_full_for_long_is_not_filled_with_files_of_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(eventlog, "RETRY_S", 0.001)
-    header = LineWriter.header
+    write = getattr(LineWriter, what)
     tries = 0
 
     def full(self: LineWriter, **facts: Any) -> bytes:
         nonlocal tries
-        tries += 1
-        if tries < 20:
+        is_there = what == "header" or facts == {"checkpoint": "end"}
+        tries += is_there
+        if is_there and tries < 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return header(self, **facts)
+        line: bytes = write(self, **facts)
+        return line
 
-    monkeypatch.setattr(LineWriter, "header", full)
-    disk = DiskLog(LogSettings(folder=str(tmp_path)), Metrics(), "test")
+    monkeypatch.setattr(LineWriter, what, full)
+    metrics = Metrics()
+    disk = DiskLog(LogSettings(folder=str(tmp_path), segment_bytes=1), metrics, "test")
     state = ClusterState(events=disk)
     state.add_node(NodeSpec("n", ((CPU, 10**6),)))
     disk.attach(state, [], begins_unix_s=BEGINS_S)
@@ -372,5 +377,23 @@ def test_a_disk_that_is_full_for_long_is_not_filled_with_empty_files(
         if tries >= 20:
             break
     disk.close()
-    assert len(list(disk.folder.iterdir())) == 1
-    assert set(rebuild(read_log(tmp_path)[1]).residents) == set(state.residents)
+    _, events, lost = read_log(tmp_path)
+    assert set(rebuild(events).residents) == set(state.residents)
+    assert f"ullage_log_dropped_total {lost:.1f}" in metrics.expose().decode()
+    for path in segments(tmp_path)[1:]:
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        assert b'{"checkpoint":"end"}' in text
+
+
+def test_a_disk_that_is_full_at_the_end_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Last(io.BytesIO):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(Path, "open", lambda _path, _mode: Last())
+    disk, _ = write(tmp_path, 1)
+    assert not disk._thread.is_alive()
+    assert [record.getMessage() for record in caplog.records] == ["event log cannot be written"]
