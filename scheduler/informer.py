@@ -142,8 +142,11 @@ class Reflector:
                 began = time.monotonic()
                 await self._watch()
                 if time.monotonic() - began >= LASTING_S:  # ended by the server, as agreed, or silent
+                    self.problem = ""
                     continue
             except ApiError as error:
+                if time.monotonic() - began >= LASTING_S:
+                    self.problem = ""  # that was over: the same once more is told once more
                 if error.status == GONE and self.version:
                     self._relist()
                 else:  # also of a list of many pages that was too old before it ended

@@ -38,6 +38,18 @@ RENEW_S = 30.0
 """For new credentials."""
 BACKLOG_BYTES = 2**16
 """Where so much came at once there is a backlog, and no rest."""
+UNKNOWN_AUTHORITY = "its certificate is not signed by the configured authority; check certificate-authority-data"
+BY_OUR_CLOCK = "by this machine's clock; renew it, or set the clock"
+NOT_THIS_HOST = (
+    "its certificate is for other names; give the server by one of them, or tls-server-name in the kubeconfig"
+)
+DISTRUST = {
+    9: f"its certificate, or its authority's, is not valid yet {BY_OUR_CLOCK}",
+    10: f"its certificate, or its authority's, has expired {BY_OUR_CLOCK}",
+    62: NOT_THIS_HOST,
+    64: NOT_THIS_HOST,
+}
+"""OpenSSL's ``X509_V_ERR`` → what is wrong and what to do; all others are about who signed."""
 
 
 class ListMeta(Struct):
@@ -381,6 +393,7 @@ def _tls(configuration: Any) -> ssl.SSLContext | bool:
 
 def refused(method: str, path: str, code: int, body: bytes, purpose: str = "") -> ApiError:
     """The error that stands for an answer other than 2xx; ``purpose`` as for :func:`scheduler.rights.what_to_do`."""
+    path = path.partition("?")[0]  # the page of a list would make each such error another one
     status = read_status(body)
     text = status.message or body[:200].decode("utf-8", "replace")
     hint = {
@@ -396,10 +409,15 @@ def _is_distrust(error: BaseException) -> bool:
 
 
 def _unreachable(base: str, method: str, path: str, error: BaseException) -> ApiError:
-    if _is_distrust(error):
-        advice = "its certificate is not signed by the configured authority; check certificate-authority-data"
+    path = path.partition("?")[0]
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        advice = DISTRUST.get(getattr(error.certificate_error, "verify_code", 0), UNKNOWN_AUTHORITY)
+    elif isinstance(error, aiohttp.ClientSSLError):
+        advice = "TLS failed; check that the address is an API server's"
     elif isinstance(error, TimeoutError):
         advice = "no answer in time; check that the API server is up and reachable"
     else:
         advice = "check the address and that the API server is up"
-    return ApiError(f"{method} {base}{path}: {error or type(error).__name__}; {advice}")
+    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    what = error if is_proxy else getattr(error, "os_error", error)  # without the address, which is said already
+    return ApiError(f"{method} {base}{path}: {str(what) or type(error).__name__}; {advice}")

@@ -70,18 +70,38 @@ async def test_lists_that_fail_are_asked_for_less_and_less_often_and_that_is_sai
 
 
 class RefusingServer:
-    """Its list is empty, and then every watch is refused."""
+    """Its list is empty, and then every watch is refused, or cut when it has lasted."""
 
-    def __init__(self) -> None:
-        self.settings, self.now_s = KubeSettings(), 0.0
+    def __init__(self, lasts_s: float = 0.0) -> None:
+        self.settings, self.now_s, self.lasts_s = KubeSettings(), 0.0, lasts_s
 
     async def list_pages(self, _path: str, *, page_size: int) -> AsyncIterator[Page]:
         assert page_size
         yield Page(ListMeta("7"))
 
     async def watch(self, _path: str, _version: str, **_times: float) -> AsyncIterator[Any]:
+        self.now_s += self.lasts_s
         raise ApiError("refused", 503)
         yield  # makes it an iterator
+
+
+@pytest.mark.parametrize(("lasts_s", "told"), [(0.0, 1), (60.0, 5)], ids=["never well", "well in between"])
+async def test_a_fault_that_comes_again_after_a_watch_that_lasted_is_told_again(
+    lasts_s: float, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, pauses = RefusingServer(lasts_s), list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise asyncio.CancelledError
+
+    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # no calls
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await reflector.run()
+    assert [record.getMessage() for record in caplog.records] == ["watch interrupted"] * told
 
 
 async def test_a_view_that_nothing_renews_grows_old_however_often_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

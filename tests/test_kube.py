@@ -140,10 +140,12 @@ async def test_a_token_that_cannot_be_read_for_a_moment_is_a_call_that_failed(tm
 
 
 @asynccontextmanager
-async def tls_client(folder: Path, context: ssl.SSLContext, handle: Handler) -> AsyncIterator[KubeClient]:
+async def tls_client(
+    folder: Path, context: ssl.SSLContext | None, handle: Handler, host: str = "127.0.0.1"
+) -> AsyncIterator[KubeClient]:
     """A client that trusts ``us.pem`` and is ``current.pem``, and a server of one page."""
     async with served(handle, context) as port:
-        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": "us.pem"}
+        cluster = {"server": f"https://{host}:{port}", "certificate-authority": "us.pem"}
         user = {"client-certificate": "current.pem", "client-key": "current.key"}
         whole = {
             "clusters": [{"name": "c", "cluster": cluster}],
@@ -201,6 +203,56 @@ async def test_an_authority_that_was_replaced_is_read_again(tmp_path: Path) -> N
             await anext(client.watch("/version", "1", timeout_s=5, silence_s=5, opened=lambda: None))
         (tmp_path / "us.pem").write_bytes((tmp_path / "them.pem").read_bytes())
         assert await client.call("GET", "/version") == b"here"
+
+
+@pytest.mark.parametrize(
+    ("days", "host", "told"),
+    [
+        (
+            "-1",
+            "127.0.0.1",
+            "certificate has expired .*; its certificate, or its authority's, has expired by this mach",
+        ),
+        ("2", "localhost", "Hostname mismatch.*; its certificate is for other names; give the server by one of them"),
+    ],
+    ids=["expired", "for another host"],
+)
+async def test_what_is_wrong_with_a_certificate_is_said(tmp_path: Path, days: str, host: str, told: str) -> None:
+    found(tmp_path, "us")
+    issue(tmp_path, "current", "us", days)
+
+    async def handle(_request: web.Request) -> web.Response:
+        raise AssertionError
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "current.pem", tmp_path / "current.key")
+    async with tls_client(tmp_path, context, handle, host) as client:
+        with pytest.raises(ApiError, match=told):
+            await client.call("GET", "/version")
+
+
+async def test_an_address_that_speaks_no_tls_is_said_without_names_of_objects(tmp_path: Path) -> None:
+    """They are others at each try, and a fault that lasts is told once."""
+    found(tmp_path, "us")
+    issue(tmp_path, "current", "us")
+
+    async def handle(_request: web.Request) -> web.Response:
+        raise AssertionError
+
+    async with tls_client(tmp_path, None, handle) as client:
+        with pytest.raises(ApiError, match=r"/version: \[SSL: \w+\] [^<]+; TLS failed; check that the address"):
+            await client.call("GET", "/version")
+
+
+async def test_errors_of_a_list_are_told_alike_whichever_page_they_are_of(tmp_path: Path) -> None:
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in "abc":
+            api.put("nodes", node_object(name))
+        pages = client.list_pages("/api/v1/nodes", page_size=1)
+        await anext(pages)
+        api.fail_next("GET", "/nodes", 503)
+        with pytest.raises(ApiError, match=r"^GET /api/v1/nodes: 503 a fault, as ordered$"):
+            await anext(pages)
 
 
 async def test_no_server_is_one_sentence(tmp_path: Path) -> None:
