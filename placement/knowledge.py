@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -258,12 +257,6 @@ class Lifespan:
     def text(self) -> str:
         """For digests; kept, because a version of knowledge repeats most lifespans of the one before."""
         return f"{self.life_s}{self.gone_milli}{self.rung}"
-
-    def at(self, age_s: int) -> tuple[int, tuple[int, ...]]:
-        """Whole lifetime, always above the age, and chances to be gone, of a pod that has lived ``age_s`` so far."""
-        k = bisect_right(AGES_S, max(age_s, 0)) - 1
-        life = self.life_s[k]
-        return (life if life > age_s else age_s + max(age_s // 2, MORE_S)), self.gone_milli[k]
 
 
 def unpacked(lifespans: Iterable[Lifespan]) -> IntArray:

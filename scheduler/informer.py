@@ -111,8 +111,6 @@ class Reflector:
     is_optional: bool = False
     """A kind that the server may not serve or grant: 403 and 404 count as an empty list."""
     version: str = ""
-    num_lists: int = 0
-    """Complete lists read so far."""
     last_sign: float = field(default_factory=time.monotonic)
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     problem: str = ""
@@ -197,7 +195,6 @@ class Reflector:
             await self._let_others(number)
         self.sink.listed()
         self.version = version
-        self.num_lists += 1
         self.synced.set()
 
     async def _put_page(self, page: Page, keys: set[str], before: dict[str, int]) -> None:

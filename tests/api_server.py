@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +46,8 @@ class ApiServer:
         self.objects: dict[str, dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, Any]] = []
         self.calls: list[tuple[str, str]] = []
+        self.lists = Counter[str]()
+        """By kind, however many pages; not looks at one object alone."""
         self.faults: list[tuple[str, str, int, bool]] = []
         self.changed = asyncio.Event()
         self.refusals = 0
@@ -162,6 +165,7 @@ class ApiServer:
     async def _list(self, request: web.Request, kind: str) -> web.Response:
         items = [v for k, v in sorted(self.objects.items()) if k.startswith(kind + "/") and _selected(v, request)]
         start = int(request.query.get("continue") or 0)
+        self.lists[kind] += start == 0 and request.query.get("limit") != "1"
         end = start + int(request.query.get("limit", 10**9))
         meta = {"resourceVersion": str(self.version), "continue": str(end) if end < len(items) else ""}
         return web.json_response({"kind": "List", "metadata": meta, "items": items[start:end]})

@@ -312,44 +312,44 @@ async def followed(api: ApiServer, client: KubeClient) -> tuple[Reflector, Names
 async def test_a_watch_that_is_cut_resumes_without_a_new_list(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         api.put("nodes", node_object("a"))
-        reflector, sink, task = await followed(api, client)
+        _reflector, sink, task = await followed(api, client)
         for name in ("b", "c"):
             api.cut()
             api.put("nodes", node_object(name))
             await until(lambda name=name: name in sink.names)
-        assert reflector.num_lists == 1
+        assert sink.lists == 1
         task.cancel()
 
 
 async def test_a_watch_resumes_from_the_last_version_that_it_saw(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        reflector, sink, task = await followed(api, client)
+        _reflector, sink, task = await followed(api, client)
         api.put("nodes", node_object("a"))
         await until(lambda: "a" in sink.names)
         api.compact()  # whoever asked for what came before "a" would have to read the list again
         api.cut()
         api.put("nodes", node_object("b"))
         await until(lambda: "b" in sink.names)
-        assert reflector.num_lists == 1
+        assert sink.lists == 1
         task.cancel()
 
 
 async def test_whoever_leads_again_reads_all_pods_again_before_it_acts(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        reflector = Reflector("pods", "/api/v1/pods", Names(), client, Metrics())
-        informer, term = Informer([reflector]), 1
+        sink = Names()
+        informer, term = Informer([Reflector("pods", "/api/v1/pods", sink, client, Metrics())]), 1
         lead = Lead(lambda: term, informer)
         informer.start()
         await until(lambda: informer.is_synced)
         await lead.follow()
-        assert (lead.may_act, reflector.num_lists) == (True, 1)
+        assert (lead.may_act, sink.lists) == (True, 1)
         term = 0
         await lead.follow()
         assert not lead.may_act
         term = 2
         assert not lead.may_act
         await lead.follow()
-        assert (lead.may_act, reflector.num_lists) == (True, 2)
+        assert (lead.may_act, sink.lists) == (True, 2)
         term = 3
         catching_up = asyncio.create_task(lead.follow())
         await asyncio.sleep(0)
@@ -357,7 +357,7 @@ async def test_whoever_leads_again_reads_all_pods_again_before_it_acts(tmp_path:
         await catching_up
         assert not lead.may_act
         await lead.follow()
-        assert (lead.may_act, reflector.num_lists) == (True, 4)
+        assert (lead.may_act, sink.lists) == (True, 4)
         await informer.stop()
 
 
@@ -381,13 +381,13 @@ async def test_every_time_that_a_replica_leads_has_a_number_of_its_own(tmp_path:
 async def test_a_watch_that_falls_silent_is_given_up_and_resumed(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         object.__setattr__(client.settings, "silence_timeout_s", 0.2)
-        reflector, sink, task = await followed(api, client)
+        _reflector, sink, task = await followed(api, client)
         api.is_silent = True
         api.put("nodes", node_object("late"))
         await asyncio.sleep(0.1)
         api.is_silent = False
         await until(lambda: "late" in sink.names)
-        assert reflector.num_lists == 1
+        assert sink.lists == 1
         task.cancel()
 
 
@@ -398,12 +398,12 @@ async def test_a_kind_of_which_nothing_changes_is_silent_and_well(
     every ten minutes."""
     async with api_server() as api, client_of(api, tmp_path) as client:
         object.__setattr__(client.settings, "silence_timeout_s", 0.2)
-        reflector, _sink, task = await followed(api, client)
+        reflector, sink, task = await followed(api, client)
         signs = set[float]()
         await until(lambda: signs.add(reflector.last_sign) or len(signs) == 4)
         assert not reflector.problem
         assert not caplog.records
-        assert reflector.num_lists == 1
+        assert sink.lists == 1
         task.cancel()
 
 
@@ -469,7 +469,7 @@ async def test_what_vanished_while_history_was_compacted_vanishes_here(tmp_path:
     async with api_server() as api, client_of(api, tmp_path) as client:
         for name in ("a", "b"):
             api.put("nodes", node_object(name))
-        reflector, sink, task = await followed(api, client)
+        _reflector, sink, task = await followed(api, client)
         api.is_silent = True
         api.delete("nodes", "a")
         api.put("nodes", node_object("c"))
@@ -478,7 +478,7 @@ async def test_what_vanished_while_history_was_compacted_vanishes_here(tmp_path:
         api.is_silent = False
         api.cut()
         await until(lambda: sink.names == {"b", "c"})
-        assert reflector.num_lists == 2
+        assert sink.lists == 2
         task.cancel()
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -435,11 +436,16 @@ def test_who_outlives_a_part_of_its_batch_is_told_by_others() -> None:
 def test_a_part_of_life_that_is_cut_off_counts_with_what_was_lived_through() -> None:
     pods = [("first", spec_of(0), 0, 2100), ("runs", spec_of(1), 100, NEVER), ("ends", spec_of(2), 100, 1100)]
     samples = samples_of(Trace.of("t", nodes(1), pods), [Draw(0, 200, 9, (0,))], seed=0)
-    rows = samples.parts_of_lives(2100.0, 1e9)
+    rows = samples.parts_of_lives(2100.0)
     part = rows.rows[:, row_names().index("part")].tolist()
-    found = sorted(zip(part, rows.ended.tolist(), np.round(rows.weight, 3).tolist(), strict=True))
-    assert found == [(0, 0, 1), (0, 0, 1), (1, 0, 1), (1, 0, 1), (2, 0, pytest.approx(0.407)), (2, 1, 1)]
-    early = samples.parts_of_lives(1000.0, 1e9)
+    found = sorted(zip(part, rows.ended.tolist(), rows.weight.tolist(), strict=True))
+    np.testing.assert_allclose(
+        found,
+        [(0, 0, 1), (0, 0, 1), (1, 0, 1), (1, 0, 1), (2, 0, 0.407), (2, 1, 1)],
+        atol=0.003,
+        err_msg="minutes hardly fade",
+    )
+    early = samples.parts_of_lives(1000.0)
     assert early.ended.sum() == 0, "it had not ended by then"
 
 
@@ -486,7 +492,8 @@ def test_trees_do_not_look_at_the_hour_of_a_trace_that_does_not_say_when_it_bega
     for known, reads in ((trace, True), (unknown, False)):
         found = train_lifetimes(known, seed=3, rows=8000)
         at = row_names().index("hour")
-        splits = [m.trees.booster.feature_importance("split")[at] for m in (found.model, found.judged)]
+        trees = (lightgbm.Booster(model_str=text) for text in found.files.values())
+        splits = [booster.feature_importance("split")[at] for booster in trees]
         assert any(splits) == reads
     assert found.section["span"]["calendar"] is False
 
@@ -556,7 +563,6 @@ def test_without_a_refit_what_was_judged_is_served(tmp_path: Path, trace: Trace)
     source = Learnable("by-the-hour", None, trace)
     learned = train(source, tmp_path, seed=3, effort=EFFORT, refit=False)
     assert learned.lifetimes is not None
-    assert learned.lifetimes.model is learned.lifetimes.judged
     assert not (tmp_path / "judged-lifetimes.txt").exists()
     report = evaluate(source, tmp_path)
     assert report["lifetimes"]["judged"] == {"models": "served", "note": ""}

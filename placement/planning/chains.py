@@ -433,12 +433,12 @@ def cheapest_ejection(scene: Scene, cost: FloatArray, p: int, state: IntArray, f
 
 
 @compiled
-def shake(scene: Scene, state: IntArray, tries: int) -> None:
+def shake(scene: Scene, state: IntArray) -> None:
     """Random feasible relocations and swaps: the same pods stay placed, on other nodes."""
     node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
     allowed, cls = scene.allowed, scene.cls
     num_pods = node.shape[0]
-    for _ in range(tries):
+    for _ in range(10):
         q = random(state) % num_pods
         n = node[q]
         if n < 0:
@@ -559,7 +559,7 @@ def search(
             best_missing[:] = missing
             kept[:] = node
         if not placed:
-            shake(scene, state, 10)
+            shake(scene, state)
     return 0
 
 

@@ -66,7 +66,6 @@ class Foreseen:
 
     growth: tuple[Growth, ...]
     words: tuple[str, ...]
-    expected: Expected
 
 
 def foresee(
@@ -76,7 +75,7 @@ def foresee(
     expected = expect(history, span_s, quantile)
     named = [replace(spec, owner=spec.owner or owner) for spec in specs]
     growth = growth_of(named, expected.rise, np.array(expected.use))
-    return Foreseen(growth, _words(history, expected, span_s), expected)
+    return Foreseen(growth, _words(history, expected, span_s))
 
 
 def _words(history: PodHistory, expected: Expected, span_s: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from placement.learning.boosted import ClassTrees, FitOptions, fit_classes
 from placement.learning.lifetime_history import feature_names
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES
 from placement.resources import BoolArray, FloatArray, IntArray
-from simulator.learning.lifetime_samples import LifeSamples
+from simulator.learning.lifetime_samples import HALF_LIFE_S, LifeSamples
 
 YOUNGEST_S = 300.0
 LEAST_SHARE = 0.02
@@ -20,11 +20,8 @@ MOST_ROWS = 60_000
 OPTIONS = FitOptions(trees=60, learning_rate=0.08, leaves=7, min_leaf=60)
 
 
-def grown(samples: LifeSamples, now_s: float, half_life_s: float, seed: int) -> ClassTrees | None:
-    """Trees of the arrivals among the samples, as known at ``now_s``; None if there are too few.
-
-    What lies ``half_life_s`` back counts half.
-    """
+def grown(samples: LifeSamples, now_s: float, seed: int) -> ClassTrees | None:
+    """Trees of the arrivals among the samples, as known at ``now_s``; None if there are too few."""
     arrivals = samples.pick(samples.age_s == 0)
     pod, label, weight = known_at(arrivals, now_s)
     if len(pod) < 2 * OPTIONS.min_leaf:
@@ -32,7 +29,7 @@ def grown(samples: LifeSamples, now_s: float, half_life_s: float, seed: int) -> 
     if len(pod) > MOST_ROWS:
         chosen = np.sort(np.random.default_rng([seed, int(now_s)]).choice(len(pod), MOST_ROWS, replace=False))
         pod, label, weight = pod[chosen], label[chosen], weight[chosen]
-    recent = 0.5 ** ((now_s - arrivals.arrival_s[pod]) / half_life_s)
+    recent = 0.5 ** ((now_s - arrivals.arrival_s[pod]) / HALF_LIFE_S)
     return fit_classes(
         arrivals.features[pod], label.astype(float), weight * recent,
         names=feature_names(), num_classes=NUM_CLASSES, options=replace(OPTIONS, seed=seed),

@@ -35,6 +35,8 @@ HELD_OUT = 4
 HOUR_COLUMN = feature_names().index("hour")
 LEAST_LIVED = 0.05
 """Of a part of life: who has lived through less of it when the recording stops is left out."""
+HALF_LIFE_S = 7 * 86_400.0
+"""What lies so far back counts half in what is learned."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,10 @@ class LifeSamples:
             self, lifetime_s=np.minimum(self.lifetime_s, age), is_ended=self.is_ended & (self.lifetime_s <= age)
         )
 
-    def parts_of_lives(self, until_s: float, half_life_s: float) -> HazardRows:
+    def parts_of_lives(self, until_s: float) -> HazardRows:
         """A row for each part of life that a pod lived through, wholly or partly, as known at ``until_s``.
 
         The part in which a pod was when nobody looked any more counts with the share of it that it had lived through.
-        What lies ``half_life_s`` back counts half.
         """
         age = np.minimum(self.lifetime_s, until_s - self.arrival_s)
         ended = self.is_ended & (self.lifetime_s <= until_s - self.arrival_s)
@@ -115,7 +116,7 @@ class LifeSamples:
             weights.append(np.where(died, 1.0, lived)[kept])
         chosen, part = np.concatenate(index), np.concatenate(parts)
         rule = self.rule[chosen, part.astype(np.int64)]
-        recent = 0.5 ** ((until_s - self.moment_s[chosen]) / half_life_s)
+        recent = 0.5 ** ((until_s - self.moment_s[chosen]) / HALF_LIFE_S)
         return HazardRows(
             rows_of(self.features[chosen], part, rule),
             np.concatenate(labels),

@@ -43,7 +43,6 @@ CLASS_SHARE = 0.5
 """Of the trees of classes and the owner's majority in what is said of the classes; the hazards have the rest."""
 OWNER_SHARES = (0.0, 0.25)
 """Of the owner's majority: a part of :data:`CLASS_SHARE`, where that has less loss."""
-HALF_LIFE_S = 7 * 86_400.0
 MIN_S = 3600.0
 """Least length of a recording that tells of lifetimes."""
 OPTIONS = FitOptions(trees=300, learning_rate=0.05, leaves=15, min_leaf=100, feature_share=0.3, patience=25)
@@ -57,11 +56,8 @@ AGES = {"0s": "at arrival", "900s": "after 15 minutes", "3600s": "after an hour"
 
 @dataclass(frozen=True)
 class TrainedLifetimes:
-    """What is served, what was judged (the same, or before it was fitted again), part of the card, name → text of files,
-    and whether the judged model pays."""
+    """Part of the card, name → text of files, and whether the judged model pays."""
 
-    model: LifetimeModel
-    judged: LifetimeModel
     section: dict[str, Any]
     files: dict[str, str]
     verdict: Verdict
@@ -155,7 +151,7 @@ def train_lifetimes(
         "verdict": found.words,
     }
     section, files = card_section(model, facts, judged if refit else None)
-    return TrainedLifetimes(model, judged, section, files, found)
+    return TrainedLifetimes(section, files, found)
 
 
 BEFORE_REFIT = (
@@ -187,10 +183,10 @@ def fitted(early: LifeSamples, fit_s: float, late: LifeSamples, mix_s: float, se
     ------
     ModelError : too few lives to fit.
     """
-    stop = late.parts_of_lives(mix_s, HALF_LIFE_S)
-    trees = fit_hazards(early.parts_of_lives(fit_s, HALF_LIFE_S), stop, row_names(), replace(OPTIONS, seed=seed))
+    stop = late.parts_of_lives(mix_s)
+    trees = fit_hazards(early.parts_of_lives(fit_s), stop, row_names(), replace(OPTIONS, seed=seed))
     model = LifetimeModel(trees, best_share(LifetimeModel(trees, 1.0), stop))
-    return with_classes(model, grown(early, fit_s, HALF_LIFE_S, seed), late, mix_s)
+    return with_classes(model, grown(early, fit_s, seed), late, mix_s)
 
 
 def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> LifetimeModel:
@@ -215,10 +211,10 @@ def model_at(samples: LifeSamples, now_s: float, *, most: int, seed: int) -> Lif
         fit_s = float(np.quantile(lives.moment_s, FIT_SHARE / TUNED_SHARE))
     is_early = lives.moment_s <= fit_s
     tried = fitted(lives.pick(is_early), fit_s, lives.pick(~is_early), now_s, seed)
-    none = lives.pick(np.zeros(len(lives), np.bool_)).parts_of_lives(now_s, HALF_LIFE_S)
+    none = lives.pick(np.zeros(len(lives), np.bool_)).parts_of_lives(now_s)
     options = replace(OPTIONS, seed=seed, trees=max(tried.trees.rounds, 1))
-    trees = fit_hazards(lives.parts_of_lives(now_s, HALF_LIFE_S), none, row_names(), options)
-    classes = grown(lives, now_s, HALF_LIFE_S, seed)
+    trees = fit_hazards(lives.parts_of_lives(now_s), none, row_names(), options)
+    classes = grown(lives, now_s, seed)
     owner_share = OWNER_SHARES[0] if tried.classes is None else tried.classes.owner_share
     found = None if classes is None else Classes(classes, CLASS_SHARE - owner_share, owner_share)
     return LifetimeModel(trees, tried.share, tried.source, found)

@@ -54,8 +54,6 @@ class Curves:
 
     allocation: FloatArray
     fragmentation: FloatArray
-    placed: int
-    allocated_milli: int
     decisions: int
 
 
@@ -191,8 +189,6 @@ def curves(trace: Trace, outcome: Outcome, knowledge: Knowledge) -> Curves:
     return Curves(
         allocation=_points(arrived, np.round(100 * allocated / total, 2)),
         fragmentation=_points(arrived, np.round(100 * fragment / total, 2)),
-        placed=int(placed.sum()),
-        allocated_milli=int(allocated[-1]),
         decisions=outcome.num_decisions,
     )
 
