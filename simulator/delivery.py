@@ -39,7 +39,8 @@ class Delivery:
     """Add the default profile's own scores."""
     random_ties: bool = False
     window_s: int = 0
-    """Pods gather behind a gate for so long, and are then planned together and nominated; 0 = one by one."""
+    """Pods gather behind a gate for so long, less when nobody comes (:mod:`placement.planning.gathering`), and are then
+    planned together and nominated; 0 = one by one."""
 
     @property
     def is_exact(self) -> bool:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
+from math import ceil
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ from placement.devices import share_rank
 from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
+from placement.planning.gathering import closes_s
 from placement.pods import PodSpec
 from placement.rejections import main_reason
 from placement.state import ClusterState, Resident
@@ -370,12 +372,21 @@ class Replay:
     def _gather(self, pod: int) -> None:
         """A gated pod joins the open window."""
         self.timeline.num_arrived = pod + 1
-        if not self._gathered:
-            self._push(self.time_s + self.options.delivery.window_s, _WINDOW, None)
         self._gathered.append(pod)
+        if len(self._gathered) == 1:
+            self._push(self._closes_s(), _WINDOW, None)
+
+    def _closes_s(self) -> int:
+        """When the open window is closed, as live, if nobody comes before."""
+        arrival_s = self.trace.pods.arrival_s
+        oldest_s, newest_s = int(arrival_s[self._gathered[0]]), int(arrival_s[self._gathered[-1]])
+        return ceil(closes_s(oldest_s, newest_s, self.options.delivery.window_s))
 
     def _close_window(self, _: object) -> None:
-        """Plan what has gathered; who gets no node of the plan goes the ordinary way."""
+        """Plan what has gathered, once nobody more is waited for; who gets no node of the plan goes the ordinary way."""
+        if self.time_s < (later_s := self._closes_s()):
+            self._push(later_s, _WINDOW, None)
+            return
         pods, self._gathered = self._gathered, []
         # shares last, largest first: then the tightest device for each is what the plan has in mind
         pods.sort(key=lambda pod: (-self.specs[pod].priority, -share_rank(self.specs[pod])))

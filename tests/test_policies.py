@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from placement.errors import ConfigError
+from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.rates import Rates
 from placement.strategies import strategy_named
@@ -100,6 +101,17 @@ def test_pods_of_a_window_are_planned_together_and_all_placed() -> None:
     assert planned["placed"] == one_by_one["placed"] == 120
     assert planned["usd"] <= one_by_one["usd"] * 1.05
     assert planned["pending_s_p50"] >= 1  # a window takes its time
+
+
+def test_a_window_is_closed_after_ten_seconds_or_when_nobody_came_for_five() -> None:
+    """As the nominator closes its batches (``tests/test_nominator.py``)."""
+    spec = PodSpec(request=(("cpu", 100),), owner="ReplicaSet/default/a")
+    node = NodeSpec("n", (("cpu", 64_000), ("memory", 2**40), ("pods", 110)))
+    came = (0, 4, 20, 24, 28, 35, 40)
+    trace = Trace.of("bursts", (node,), [(f"p{i}", spec, at, 1000) for i, at in enumerate(came)])
+    replay = Replay(trace, strategy_named("best-fit"), ReplayOptions(delivery=DELIVERIES["nominate"]))
+    replay.run()
+    assert [replay.placed_s[pod] for pod in range(len(came))] == [9, 9, 30, 30, 30, 40, 45]
 
 
 def test_room_that_is_likely_to_be_missed_stays() -> None:

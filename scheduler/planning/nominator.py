@@ -28,6 +28,7 @@ from placement.errors import PlacementError
 from placement.gangs import Groups
 from placement.planning.batch_problems import batch_plan, batch_problem
 from placement.planning.cluster import Cluster
+from placement.planning.gathering import closes_s
 from placement.planning.plans import Plan
 from placement.pods import Pod
 from placement.state import devices_mask, devices_text
@@ -47,8 +48,6 @@ T = TypeVar("T")
 TICK_S = 0.02
 SETTLE_S = 0.2
 LOOK_S = 1.0
-QUIET = 0.5
-"""Share of the window after which a batch to which nothing was added is closed; controllers make 20 pods a second."""
 SLICE = 8
 """Pods that are counted, here and by whoever is told, before others may run: under a millisecond."""
 MAX_DELIVERIES = 4
@@ -187,8 +186,7 @@ class Nominator:
         waiting = [uid for uid in self._since if uid not in self._busy]
         if not waiting:
             return []
-        oldest_s, newest_s = now - self._since[waiting[0]], now - self._since[waiting[-1]]
-        if oldest_s < self.settings.window_s and newest_s < QUIET * self.settings.window_s:
+        if now < closes_s(self._since[waiting[0]], self._since[waiting[-1]], self.settings.window_s):
             return []
         found: list[Seen] = []
         resting = {unit_of(s, self.groups) for u, s in ledger.gated.items() if self._patience.is_resting(u, now)}
