@@ -45,17 +45,25 @@ Gang = tuple[str, str]
 
 @dataclass(frozen=True)
 class Rescuer:
-    """How rescues of one cluster are made; ``beside`` is a free thread, if there is one."""
+    """How rescues of one cluster are made: ``problem`` is the one without cuts, ``beside`` a free thread, if there is one."""
 
-    cluster: Cluster
+    problem: RescueProblem
     deadline: Deadline
     seed: int
     beside: Executor | None
 
+    @property
+    def cluster(self) -> Cluster:
+        """Who is rescued."""
+        return self.problem.cluster
+
+    def _cut(self, cuts: Cuts) -> RescueProblem:
+        return self.problem if cuts == Cuts() else rescue_problem(self.cluster, cuts)
+
     def plan(self) -> Plan | None:
         """The best plan; None where nobody waits who is modelled."""
         gangs = self._below_who_waits()
-        is_exact = is_small_enough(rescue_problem(self.cluster).packing)
+        is_exact = is_small_enough(self.problem.packing)
         search = replace(self, deadline=self.deadline.part(SEARCH_SHARE)) if is_exact else self
         found = search._search(gangs)
         if found is None or not is_exact or found.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
@@ -85,7 +93,7 @@ class Rescuer:
         """By a program in which gangs are whole, cut where a budget is broken as the search is; None where it ends too late."""
         cuts, may_go, residents = Cuts(), frozenset(gangs), self.cluster.state.residents
         while not self.deadline.is_over:
-            problem = rescue_problem(self.cluster, cuts)
+            problem = self._cut(cuts)
             numbers = {gang: number for number, gang in enumerate(dict.fromkeys(g for g in problem.gangs if g))}
             of_each = np.array([-1 if gang is None else numbers[gang] for gang in problem.gangs], np.int64)
             held = {gang_of(residents[uid].spec) for uid in cuts.kept | cuts.fixed}
@@ -131,7 +139,7 @@ class Rescuer:
         without = {gang: p for p, gang in enumerate(problem.gangs) if gang and node_of[p] < 0}
         gone = frozenset(gang for gang, p in without.items() if problem.packing.node_of[p] >= 0)
         cuts = replace(cuts, gone=gone, gangs=cuts.gangs | (without.keys() - gone))
-        told = rescue_problem(self.cluster, cuts)
+        told = self._cut(cuts)
         place = dict(zip(problem.uids, node_of.tolist(), strict=True))
         places = np.array([place[uid] for uid in told.uids], np.int64)
         counts = told.packing.counts(places)
@@ -155,7 +163,7 @@ class Rescuer:
         """A plan that keeps budgets and tears no gang that waits: where it would, it is cut there and made again, and a gang
         is tried whole as well. Its bound is the one without cuts."""
         cluster, deadline = self.cluster, self.deadline
-        problem = rescue_problem(cluster, cuts)
+        problem = self._cut(cuts)
         packing = problem.packing
         is_anybody_left = bool((packing.node_of < 0).any())
         if not is_anybody_left and bound is None:

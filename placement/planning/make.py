@@ -195,8 +195,9 @@ def _nothing(kind: str, cluster: Cluster, left_out: tuple[str, ...], deadline: D
 
 
 def _rescue(request: Request, cluster: Cluster, deadline: Deadline, beside: Executor | None) -> Plan:
-    plan = Rescuer(cluster, deadline, request.seed, beside).plan()
-    return plan or _nothing("rescue", cluster, rescue_problem(cluster).left_out, deadline)
+    problem = rescue_problem(cluster)
+    plan = Rescuer(problem, deadline, request.seed, beside).plan()
+    return plan or _nothing("rescue", cluster, problem.left_out, deadline)
 
 
 def _batch(request: Request, cluster: Cluster, deadline: Deadline) -> Plan:
