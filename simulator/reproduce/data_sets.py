@@ -1,4 +1,4 @@
-"""Where ``ullage reproduce --data DIR`` finds a recording: in the folder of its name in DIR, as ../shared/traces has it."""
+"""Where ``ullage reproduce … --data DIR`` finds a recording: in the folder of its name in DIR, as ../shared/traces has it."""
 
 from __future__ import annotations
 
