@@ -12,9 +12,12 @@ from scheduler.records import Fleet, Record
 
 
 def when(unix_s: float) -> str:
-    """A time for people: UTC, to the millisecond; seconds of a replay stay seconds."""
+    """A time for people: UTC, to the millisecond; of a replay how far into it."""
     if unix_s < 10**8:
-        return f"{unix_s:.0f} s into the replay"
+        days, seconds = divmod(round(unix_s), 86_400)
+        return (
+            f"{f'{days} d ' * (days > 0)}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02} into the replay"
+        )
     return datetime.fromtimestamp(unix_s, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -98,7 +101,7 @@ def why_not(record: Record, fleet: Fleet | None, node: str) -> dict[str, Any]:
         return {"node": node, "why": "rejected", "words": f"{node} was turned away: {reason}"}
     entry = next((e for e in record.top if e["node"] == node), None)
     if entry is None:
-        least = f" (the last of them has {record.top[-1]['score']})" if record.top else ""
+        least = f" (the last of them has {record.top[-1]['score']:,})" if record.top else ""
         words = f"{node} fits, and scored below the {len(record.top)} best{least}"
         return {"node": node, "why": "outscored", "words": words}
     if not record.node:
@@ -122,7 +125,7 @@ def in_words(record: Record, fleet: Fleet | None, node: str = "", attempts: int 
     told = answer(record, fleet, node, attempts)
     lines = [f"pod {record.namespace}/{record.name} asked for {asked_for(record.request)}"]
     if attempts > 1:
-        lines[0] += f"; this is the last of {attempts} decisions about it"
+        lines[0] += f"; this is the last of {attempts:,} decisions about it"
     lines.append(f"  {when(record.asked_s)}, {record.verb} in mode {record.mode}, decision {record.id}")
     lines += _chosen(record) if record.node else ["  no node fits"]
     lines += _rejected(record, told)
@@ -165,14 +168,14 @@ def _parts(entry: dict[str, Any]) -> str:
 def _rejected(record: Record, told: dict[str, Any]) -> list[str]:
     rejected: dict[str, int] = told["rejected"]
     fits = record.num_candidates - sum(n for r, n in rejected.items() if r != "not offered by the caller")
-    words = "; ".join(f"{n} {r}" for r, n in sorted(rejected.items(), key=lambda item: -item[1]))
-    return [f"  of {record.num_candidates} nodes offered {max(fits, 0)} fit" + (f"; not: {words}" if words else "")]
+    words = "; ".join(f"{n:,} {r}" for r, n in sorted(rejected.items(), key=lambda item: -item[1]))
+    return [f"  of {record.num_candidates:,} nodes offered {max(fits, 0):,} fit" + (f"; not: {words}" if words else "")]
 
 
 def _final(record: Record) -> str:
     if record.final_node is None:
         return "not seen bound yet"
-    later = "" if record.final_s is None else f", {max(record.final_s - record.asked_s, 0):.1f} s later"
+    later = "" if record.final_s is None else f", {max(record.final_s - record.asked_s, 0):,.1f} s later"
     if record.agrees is None:
         return f"bound to {record.final_node}{later}"
     return f"bound to {record.final_node}{later}, {'as chosen' if record.agrees else f'not to {record.node}'}"

@@ -27,7 +27,7 @@ from placement.strategies import strategy_named
 from scheduler.cli.decisions import decisions, parse_time
 from scheduler.cli.explain import explain
 from scheduler.errors import RecordError
-from scheduler.explain import in_words, why_not
+from scheduler.explain import in_words, when, why_not
 from scheduler.ledger import Seen
 from scheduler.recorder import record_log, record_of
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
@@ -342,6 +342,30 @@ def test_explain_answers_in_words_and_says_why_not_another_node(live: Live, tmp_
     assert told["chosen"]["node"] == "n1"
     assert told["whyNot"]["why"] == "outscored"
     assert told["finally"] == {"node": "n2", "unixSeconds": told["finally"]["unixSeconds"], "asChosen": False}
+
+
+def test_a_node_below_those_that_are_shown_is_told_the_least_score_of_these(live: Live, tmp_path: Path) -> None:
+    live.ask("web-0", cpu_pod(1))
+    live.recorder.close()
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        (record,) = reader.find(Query())
+        last = record.top.pop()
+        words = why_not(record, reader.fleet(record.fleet), last["node"])["words"]
+    assert abs(record.top[-1]["score"]) >= 1000
+    assert words.endswith(f"the {len(record.top)} best (the last of them has {record.top[-1]['score']:,})")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "00:00:00 into the replay"),
+        (86_399.6, "1 d 00:00:00 into the replay"),
+        (431_593, "4 d 23:53:13 into the replay"),
+        (1_767_225_600.25, "2026-01-01 00:00:00.250Z"),
+    ],
+)
+def test_times_of_a_replay_are_told_in_days_and_hours(seconds: float, words: str) -> None:
+    assert when(seconds) == words
 
 
 def test_explain_says_what_to_do_when_there_is_nothing(live: Live, tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ def _nothing(what: str, namespace: str, reader: RecordReader) -> str:
     asked = what if kind else f"{what}, read as pod/{what},"
     wrong = "" if kind else f", or no pod: explain takes {FORMS}"
     return (
-        f"{asked} is in none of the {reader.count()} records of {reader.path}; it may be older than what is kept, or never "
+        f"{asked} is in none of the {reader.count():,} records of {reader.path}; it may be older than what is kept, or never "
         f"asked about: a scheduler that finds no node by itself does not ask (kubectl describe says why){wrong}{meant}"
     )
