@@ -81,6 +81,7 @@ svg text.name {{ font-weight: 600; paint-order: stroke; stroke: var(--card); str
 svg .grid {{ stroke: var(--line); stroke-width: 1; }}
 svg .mark {{ stroke: var(--soft); stroke-width: 1.5; }}
 footer {{ margin-top: 56px; padding-top: 20px; border-top: 1px solid var(--line); color: var(--soft); font-size: 14px; }}
+.option {{ white-space: nowrap; }}
 code {{ font: .9em/1.6 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }}
 dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
@@ -98,9 +99,14 @@ dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 
 
 def coded(text: str) -> str:
-    """A sentence as HTML; what stands between backticks is code, and a % stays with its number."""
+    """A sentence as HTML; what stands between backticks is code, a % stays with its number, an option is not broken."""
     text = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", escape(text, quote=False))
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _whole_options(text))
+
+
+def _whole_options(text: str) -> str:
+    """HTML in which no line ends after the dashes of an option."""
+    return re.sub(r"(?<![\w-])--[a-z][a-z-]*", r'<span class="option">\g<0></span>', text)
 
 
 class Best(str):
@@ -154,10 +160,10 @@ def page(
     style: str = "",
 ) -> str:
     """A whole page: what was found in a sentence, its parts, what to do next, and how to make it again."""
-    known = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
+    known = "".join(f"<dt>{escape(name)}</dt><dd>{_whole_options(escape(value))}</dd>" for name, value in facts)
     ends = [
         f"<p>{coded(next_step)}</p>" if next_step else "",
-        f"<p>Repeat it:</p>\n<p><code>{escape(command)}</code></p>" if command else "",
+        f"<p>Repeat it:</p>\n<p><code>{_whole_options(escape(command))}</code></p>" if command else "",
         f"<dl>{known}</dl>" if known else "",
     ]
     lines = [

@@ -144,7 +144,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     for i, line in enumerate(lines):
         path, pen = [], "M"
         equal = sum((list(e.x), list(e.y)) == (list(line.x), list(line.y)) for e in lines[:i])
-        look = f'fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i, equal)}'
+        look = f'fill="none" stroke="{colour(i)}" stroke-width="2"{dashes(i, equal)} stroke-linecap="round"'
         piece = f'<svg viewBox="0 0 36 8"><path d="M0,4H36" {look}/></svg>'
         names.append(f'<span style="color:{ink(i)}">{piece}{escape(line.name)}</span>')
         last = None
@@ -153,7 +153,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
                 pen = "M"
                 continue
             last = floor - (y - ys[0]) * ky
-            path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}")
+            path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}{'h0' * (pen == 'M')}")  # one alone is a dot
             pen = "L"
         body.append(f'<path d="{"".join(path)}" {look}><title>{escape(line.name)}</title></path>')
         if last is not None:
@@ -169,7 +169,9 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
 
 
 def reliability_chart(title: str, points: Sequence[Sequence[float]], *, x_label: str, y_label: str) -> str:
-    """A card with the line of a model, beside one whose promises are kept exactly."""
+    """A card with the line of a model, beside one whose promises are kept exactly; nothing where it has no two points."""
+    if len(points) < 2:
+        return ""
     x = [point[0] for point in points]
     lines = [Line("model", x, [point[1] for point in points]), Line("ideal", x, x)]
     return f'<div class="card">{line_chart(title, lines, x_label=x_label, y_label=y_label)}</div>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -160,7 +161,9 @@ def test_a_report_shows_lifetimes_by_age_owner_and_class(folder: Path, trace: Tr
     text = json.dumps(report, allow_nan=False)
     assert json.loads(text)["lifetimes"]["ages"]["0s"]["classes"][0]["found"] > 0.9
     page = html(report)
-    assert '<section aria-label="Lifetimes"><h2>Lifetimes</h2>' in page
+    assert '<section aria-label="Lifetimes"><h2 id="lifetimes">Lifetimes</h2>' in page
+    labels = re.findall(r'role="region" tabindex="0" aria-label="([^"]*)"', page)
+    assert len(labels) == len(set(labels)) > 3, "tables of the same of other ages have other names"
     assert page.count('role="img"') == 2, "nobody was followed for a day from an hour on"
     assert "The class of lifetime is right for" in page
     shares = report["lifetimes"]["class_shares"]
@@ -198,7 +201,9 @@ def test_usage_and_lifetimes_share_a_folder_where_a_recording_tells_both(tmp_pat
     report = evaluate(source, model)
     assert report["tasks"].keys() == {"cpu-1h-peak", "memory-1h-peak"}
     assert "0s" in report["lifetimes"]["ages"]
-    assert "<h2>Lifetimes</h2>" in html(report)
+    page = html(report)
+    assert '<h2 id="lifetimes">Lifetimes</h2>' in page
+    assert '<a href="#lifetimes">Lifetimes</a>' in page
     given = [str(tmp_path / "both.ullage"), "-m", str(model), "-q", "-o", "csv"]
     rows = list(csv.DictReader(io.StringIO(CliRunner().invoke(evaluate_command, given).stdout)))
     assert [row["task"] for row in rows if row["task"]] == ["cpu-1h-peak", "memory-1h-peak"]

@@ -24,6 +24,7 @@ from simulator.charts import (
     frontier_chart,
     heat_map,
     line_chart,
+    reliability_chart,
     shortened,
 )
 from simulator.compare import compare
@@ -79,7 +80,9 @@ def test_a_picture_comes_before_the_numbers_and_has_them_too(made: Comparison, t
 
 
 def test_what_stands_between_backticks_is_shown_as_code(made: Comparison) -> None:
-    assert pages.coded("a < `b --c` at 5 %") == "a &lt; <code>b --c</code> at 5\N{NO-BREAK SPACE}%"
+    assert pages.coded("a < `b` at 5 %") == "a &lt; <code>b</code> at 5\N{NO-BREAK SPACE}%"
+    whole = '<span class="option">--d-e</span>'
+    assert pages.coded("`b --d-e` or --d-e, c--d") == f"<code>b {whole}</code> or {whole}, c--d"
     assert "<code>ullage serve</code>" in to_html(made)
     assert "`" not in to_html(made)
 
@@ -150,6 +153,13 @@ def test_lines_that_lie_on_each_other_are_both_seen() -> None:
     chart = line_chart("t", [*same, Line("d", [0, 1], [1, 3])], x_label="hours", y_label="%")
     drawn, named = (re.findall(r'stroke-dasharray="([^"]*)"', part) for part in chart.split('<div class="names"'))
     assert drawn == named == ["12 12", "8 16"]
+
+
+def test_a_point_alone_is_a_dot() -> None:
+    chart = line_chart("t", [Line("a", [0, 1, 2, 3], [1, None, 2, 3])], x_label="hours", y_label="%")
+    (path,) = re.findall(r'd="([^"]*)" fill="none" [^>]*stroke-linecap="round"><title>a<', chart)
+    assert re.fullmatch(r"M[\d.,]+h0M[\d.,]+h0L[\d.,]+", path)
+    assert reliability_chart("t", [(0.9, 1.0)], x_label="said", y_label="seen") == ""
 
 
 def test_only_a_long_name_of_a_row_wraps_and_makes_the_column_that_wide() -> None:

@@ -270,10 +270,12 @@ def html(report: Report, command: str = "") -> str:
     body = _overview(report) if report["tasks"] else []
     for i, (name, task) in enumerate(report["tasks"].items()):
         parts = (
-            reliability_chart("Reliability", task["reliability"], x_label="level asked for", y_label="share covered"),
-            _predictors(task["predictors"]),
-            _groups("workloads", task["novelty"]),
-            _groups("group", task["groups"]),
+            reliability_chart(
+                f"Reliability of {name}", task["reliability"], x_label="level asked for", y_label="share covered"
+            ),
+            _predictors(task["predictors"], name),
+            _groups("workloads", task["novelty"], name),
+            _groups("group", task["groups"], name),
         )
         body.append(pages.section(name, *parts, lead=RELIABILITY, place=f"t{i}"))
     body += [lifetime_accuracy.section(report["lifetimes"])] if "lifetimes" in report else []
@@ -297,10 +299,11 @@ def headline(report: Report) -> str:
 def _overview(report: Report) -> list[str]:
     """The answer as a picture, the way to each task, and the answer in numbers."""
     rows = table_rows(report)
+    lifetimes = [(lifetime_accuracy.PLACE, lifetime_accuracy.TITLE)] * ("lifetimes" in report)
     ratios = [(row["task"], [100 * float(row["ratio"])] if row["ratio"] != "-" else []) for row in rows]
     chart = dot_chart("Model against rival", ratios, x_label="pinball loss, % of the best rival's", mark_x=100)
     return [
-        pages.contents((f"t{i}", row["task"]) for i, row in enumerate(rows)),
+        pages.contents([*((f"t{i}", row["task"]) for i, row in enumerate(rows)), *lifetimes]),
         pages.section(
             "At a glance",
             f'<div class="card">{chart}</div>',
@@ -324,23 +327,23 @@ def _intro(report: Report) -> str:
     )
 
 
-def _predictors(table: Mapping[str, Mapping[str, float]]) -> str:
+def _predictors(table: Mapping[str, Mapping[str, float]], task: str) -> str:
     order = sorted(table, key=lambda n: min(table[n]["pinball"], table[n].get("tuned_pinball", 9e9)))
     columns = ("pinball", "tuned_pinball", "coverage", "tuned_coverage", "slack", "severity")
     rows = [
         [lifetime_accuracy.marked(name), *(f"{table[name][c]:.4f}" if c in table[name] else "" for c in columns)]
         for name in order
     ]
-    return lifetime_accuracy.sheet("predictor", columns, rows)
+    return lifetime_accuracy.sheet("predictor", columns, rows, of=task)
 
 
-def _groups(what: str, groups: Mapping[str, Mapping[str, float]]) -> str:
+def _groups(what: str, groups: Mapping[str, Mapping[str, float]], task: str) -> str:
     if len(groups) < 2 or len(groups) > 40:
         return ""
     columns = [
         c for c in ("pinball", "rival_pinball", "coverage", "slack", "samples") if c in next(iter(groups.values()))
     ]
     rows = [
-        [name, *(f"{entry[c]:{'d' if c == 'samples' else '.4f'}}" for c in columns)] for name, entry in groups.items()
+        [name, *(f"{entry[c]:{',d' if c == 'samples' else '.4f'}}" for c in columns)] for name, entry in groups.items()
     ]
-    return lifetime_accuracy.sheet(what, columns, rows)
+    return lifetime_accuracy.sheet(what, columns, rows, of=task)

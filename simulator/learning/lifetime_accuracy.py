@@ -18,6 +18,8 @@ GROUPS = {
     "new_owners": "owners seen for the first time",
     "known_owners": "owners seen before",
 }
+TITLE, PLACE = "Lifetimes", "lifetimes"
+"""Of the section, and the id that links lead to."""
 CLASSES = ("to 15 minutes", "to an hour", "to a day", "longer")
 
 
@@ -68,22 +70,20 @@ def section(lifetimes: Mapping[str, Any]) -> str:
         f"{data['name']} ({data['pods']:,} pods of {data['owners']:,} owners, {data['days']:g} days). "
         f"The trees have {100 * lifetimes['share']:.0f} % of the mixture of hazards with the history{_of_classes(lifetimes)}. "
         f"Classes: {', '.join(CLASSES)}. "
-        "Loss in nats, pods that still run included; Brier score and calibration of the chances to be gone within 15 "
-        "minutes, an hour, a day. Rules speak of the owner, or else of its size, or else of everyone; "
-        "`history` is what answers without a model."
+        "C index: of two pods, how often the one that was to live longer did (.5 is chance). Loss in nats, pods that still "
+        "run included; Brier score and calibration of the chances to be gone within 15 minutes, an hour, a day. Found: of "
+        "the pods of a class, those told so; right when said: of those told so, the pods of that class. Rules speak of "
+        "the owner, or else of its size, or else of everyone; `history` is what answers without a model."
     )
     note = lifetimes.get("judged", {}).get("note", "")
     body = [f'<p class="lead">{escape(note)}.</p>'] * bool(note)
     for age, entry in lifetimes["ages"].items():
         body.append(f"<h3>{escape(AGES[age])}</h3>")
-        points = entry["reliability"]
-        if points:
-            body.append(
-                reliability_chart("Reliability of lifetimes", points, x_label="chance to be gone", y_label="share gone")
-            )
-        body.append(_classes(entry["classes"]))
-        body += [_table(title, entry[group]) for group, title in GROUPS.items() if group in entry]
-    return pages.section("Lifetimes", *body, lead=lead)
+        title = f"Reliability of lifetimes {AGES[age]}"
+        body.append(reliability_chart(title, entry["reliability"], x_label="chance to be gone", y_label="share gone"))
+        body.append(_classes(entry["classes"], AGES[age]))
+        body += [_table(title, entry[group], AGES[age]) for group, title in GROUPS.items() if group in entry]
+    return pages.section(TITLE, *body, lead=lead, place=PLACE)
 
 
 def _of_classes(lifetimes: Mapping[str, Any]) -> str:
@@ -95,10 +95,10 @@ def _of_classes(lifetimes: Mapping[str, Any]) -> str:
     return f"; of what is said of classes trees of their own have {100 * shares['trees']:.0f} %{owner}"
 
 
-def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]]) -> str:
+def _table(title: str, table: Mapping[str, Mapping[str, float | int | None]], age: str) -> str:
     order = sorted(table, key=lambda n: (table[n]["log_loss"] or 0.0, n))
     rows = [[marked(name), *(_text(table[name][c]) for c in COLUMNS)] for name in order]
-    return sheet(title, COLUMNS, rows)
+    return sheet(title, COLUMNS, rows, of=age)
 
 
 def marked(predictor: str) -> str:
@@ -106,12 +106,12 @@ def marked(predictor: str) -> str:
     return Best(predictor) if predictor == "model" else predictor
 
 
-def sheet(what: str, keys: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of figures under their keys in words."""
-    return pages.table((what, *(key.replace("_", " ") for key in keys)), rows, label=what)
+def sheet(what: str, keys: Sequence[str], rows: Sequence[Sequence[str]], *, of: str) -> str:
+    """A table of figures under their keys in words; ``of`` tells it from those of the same of others."""
+    return pages.table((what, *(key.replace("_", " ") for key in keys)), rows, label=f"{what}: {of}")
 
 
-def _classes(classes: Sequence[Mapping[str, float | int | None]]) -> str:
+def _classes(classes: Sequence[Mapping[str, float | int | None]], age: str) -> str:
     keys = {"pods": "pods", "found": "found", "right": "right when said"}
     rows = [[name, *(_text(one[key]) for key in keys)] for name, one in zip(CLASSES, classes, strict=True)]
-    return sheet("class, by the model", list(keys.values()), rows)
+    return sheet("class, by the model", list(keys.values()), rows, of=age)

@@ -36,7 +36,7 @@ NEXT = (
 PLAN_STYLE = """
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 20px 32px; }
 .pair h3 { margin: 0 0 4px; } svg.nodes text { font-size: 12px; } svg.nodes .gone { fill: var(--soft); }
-tbody th { white-space: nowrap; }
+tbody th { white-space: nowrap; } table.words td:last-child { min-width: 5em; } table.words td:nth-child(3) { min-width: 7em; }
 .key { display: flex; flex-wrap: wrap; gap: 2px 18px; color: var(--soft); font-size: 14px; margin: 0 0 12px; }
 .key i { display: inline-block; height: 12px; margin-right: 6px; vertical-align: -1px; background: var(--c2); width: 18px; }
 .key i.was { background: var(--c1); width: 3px; }
