@@ -42,7 +42,12 @@ FORMATS = ("table", "json", "yaml", "markdown")
 )
 @click.option("--context", default="", help="With --live: context of the kubeconfig.")
 @click.option("--address", default="", metavar="HOST:PORT", help="With --live: connect here instead (port-forward).")
-@click.option("--certificates", default="", metavar="DIR", help="With --live: ca.crt, client.crt, client.key here.")
+@click.option(
+    "--certificates",
+    default="",
+    metavar="DIR",
+    help="With --live: folder of ca.crt, client.crt and client.key (or tls.*).",
+)
 @click.option("--as", "account", default="", metavar="USER", help="With --live: check this account's rights.")
 @click.option("--fail-on", type=click.Choice(SEVERITIES), default="info", help="Mildest severity that exits 1.")
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output.")
