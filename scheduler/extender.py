@@ -217,6 +217,10 @@ class Extender:
         held = self._held(question)
         if held is not None:
             return held, "confirmed"
+        if engine.ledger.is_gone(head.uid) and (mode == "decide" or asker.is_gpu):
+            # 1.34 still asks, and would count the pod on a node of its own choice until its Binding fails. Nodes that are
+            # left out without a word are those where evicting others would not help either
+            return wire.filter_some(question, engine.table, np.zeros(len(question.rows), np.bool_)), "rejected"
         if engine.ledger.is_settled(head.uid):  # asked late, or of a resize in place, whose pod has its node (1.37)
             return wire.filter_all(question), mode
         if mode == "decide":

@@ -468,10 +468,14 @@ class Ledger:
 
     # ── what we decided ───────────────────────────────────────────────────────────────────────
 
+    def is_gone(self, uid: str) -> bool:
+        """Whether the pod is known to have ended."""
+        return uid in self._tombstones
+
     def is_settled(self, uid: str) -> bool:
         """Whether the pod is seen on a node, or known to have ended: nothing is left to decide."""
         seen = self.pods.get(uid)
-        return uid in self._tombstones or (seen is not None and bool(seen.node))
+        return self.is_gone(uid) or (seen is not None and bool(seen.node))
 
     def assume(
         self,
