@@ -34,6 +34,11 @@ def least_total(demand: Demand, shapes: list[Shape], term_hours: FloatArray, hou
             for (s, _), u in zip(nodes, used, strict=True)
         )
 
+    def has_room(s: int, nodes: list[tuple[int, list[int]]]) -> bool:
+        alike = [t for t, other in enumerate(shapes) if t == s or (other.pool and other.pool == shapes[s].pool)]
+        limits = [limit for t in alike if (limit := shapes[t].limit) is not None]
+        return sum(t in alike for t, _ in nodes) < min(limits, default=len(pods))
+
     def put(i: int, nodes: list[tuple[int, list[int]]]) -> None:
         nonlocal best
         if total(nodes) >= best:
@@ -47,8 +52,7 @@ def least_total(demand: Demand, shapes: list[Shape], term_hours: FloatArray, hou
             if demand.allowed[c, s] and (load <= shapes[s].capacity).all():
                 put(i + 1, [*nodes[:k], (s, [*content, c]), *nodes[k + 1 :]])
         for s, shape in enumerate(shapes):
-            room = shape.limit is None or sum(t == s for t, _ in nodes) < shape.limit
-            if room and demand.allowed[c, s] and (demand.request[:, c] <= shape.capacity).all():
+            if has_room(s, nodes) and demand.allowed[c, s] and (demand.request[:, c] <= shape.capacity).all():
                 put(i + 1, [*nodes, (s, [c])])
 
     put(0, [])
@@ -63,29 +67,31 @@ def test_no_fleet_with_commitments_is_cheaper_and_the_bound_holds(data: st.DataO
     count = np.array([data.draw(st.integers(0, 2)) for _ in range(num_classes)])
     hours = np.array([data.draw(st.sampled_from([10.0, 50.0, 100.0, 150.0])) for _ in range(num_classes)])
     rate, limit, owned = data.draw(st.tuples(st.integers(1, 9), st.integers(0, 2), st.integers(0, 1)))
+    pool, spots, hourly = data.draw(
+        st.tuples(st.sampled_from(["", "zone"]), st.integers(0, 2), st.sampled_from([1, 2, 4, None]))
+    )
+    risk = data.draw(st.integers(0, 8)) / 10
     shapes = [
-        Shape("hourly", np.array([6, 6]), 1.0),
+        Shape("hourly", np.array([6, 6]), 1.0, limit=hourly, pool=pool),
+        Shape("spot", np.array([6, 6]), 0.4, limit=spots, spot=True, interruption_usd_per_hour=risk, pool=pool),
         Shape(
-            "spot",
-            np.array([6, 6]),
-            0.4,
-            limit=1,
-            spot=True,
-            interruption_usd_per_hour=data.draw(st.integers(0, 5)) / 10,
+            "reserved", np.array([6, 6]), rate / 10, limit=limit, pool=data.draw(st.sampled_from(["", "zone", "own"]))
         ),
-        Shape("reserved", np.array([6, 6]), rate / 10, limit=limit),
-        Shape("owned", np.array([5, 5]), 0.0, limit=owned),
+        Shape("owned", np.array([5, 5]), 0.0, limit=owned, pool=data.draw(st.sampled_from(["", "own"]))),
     ]
     terms = np.array([0.0, 0.0, 100.0, 0.0])
     allowed = np.array([[True, data.draw(st.booleans()), True, True] for _ in range(num_classes)])
     demand = Demand(request, count, allowed)
     found = commitments.offers(demand, shapes, terms, hours)
     bought = buy(found.demand, found.shapes, soon())
+    longest = float(hours[count > 0].max(initial=0.0))
+    least = least_total(demand, shapes, terms, hours)
+    if least == np.inf:
+        assert not bought.fillings
+        return
     assert purchase.violations(found.demand, found.shapes, bought) == []
     plan = commitments.of_shapes(found, bought)
     assert commitments.violations(demand, shapes, terms, hours, plan) == []
-    longest = float(hours[count > 0].max(initial=0.0))
-    least = least_total(demand, shapes, terms, hours)
     assert plan.bound * longest <= least + 1e-6
     assert plan.cost * longest >= least - 1e-6
     if bought.ending == Ending.OPTIMAL:
