@@ -32,7 +32,7 @@ from placement.planning.growth import EXPECTED, Growth, grown, kind_of
 from placement.planning.interruptions import Risk, consolidate_with_risk
 from placement.planning.interruptions import violations as risk_violations
 from placement.planning.plan_check import check_steps
-from placement.planning.plans import FIRST_SHARE, Action, Deadline, Ending, Plan, Step
+from placement.planning.plans import FIRST_SHARE, Action, Deadline, Ending, Plan
 from placement.planning.purchase import Bought, Shape, buy, fluid_bound, is_beyond_limits, unplaceable
 from placement.planning.rescue_problems import rescue_problem
 from placement.planning.snapshots import SnapshotFile, cluster_of
@@ -436,21 +436,6 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-class _Document(msgspec.Struct):
-    kind: str = ""
-    plan: str = ""
-    ending: Ending = Ending.DEADLINE
-    unit: str = ""
-    value: float = 0.0
-    bound: float | None = None
-    usd_per_hour: float | None = None
-    payback_s: float | None = None
-    time_s: float = 0.0
-    details: dict[str, float] = {}
-    reasons: tuple[str, ...] = ()
-    steps: tuple[Step, ...] = ()
-
-
 def plan_of_document(document: Mapping[str, Any]) -> Plan:
     """The plan in a document that :func:`plan_document` made.
 
@@ -458,27 +443,12 @@ def plan_of_document(document: Mapping[str, Any]) -> Plan:
     ------
     ConfigError : it is not one.
     """
+    kind, plan = document.get("kind"), document.get("plan")
+    if kind != "Plan" or plan not in KINDS:
+        raise ConfigError(
+            f"this is no plan (kind {kind or 'missing'}, plan {plan or 'missing'}); make one with `ullage plan … -o json`"
+        )
     try:
-        read = msgspec.convert(document, _Document)
+        return msgspec.convert({**document, "kind": plan, "minimised": plan == "purchase"}, Plan)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the plan cannot be read ({error}); make one with `ullage plan … -o json`") from error
-    if read.kind != "Plan" or read.plan not in KINDS:
-        raise ConfigError(
-            f"this is no plan (kind {read.kind or 'missing'}, plan {read.plan or 'missing'}); "
-            "make one with `ullage plan … -o json`"
-        )
-    minimised = read.plan == "purchase"
-    return Plan(
-        read.plan,
-        read.ending,
-        read.unit,
-        read.value,
-        read.bound,
-        read.steps,
-        read.reasons,
-        minimised,
-        read.usd_per_hour,
-        read.payback_s,
-        read.time_s,
-        read.details,
-    )
