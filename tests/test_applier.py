@@ -46,6 +46,11 @@ PODS = "/api/v1/namespaces/default/pods"
 LIMITS = ApplyLimits(refusal_s=0.5, settle_s=2, outage_s=0.3)
 
 
+def look_often(patch: pytest.MonkeyPatch) -> None:
+    """For tests that apply a plan tens of times: looks at what others do are close together."""
+    patch.setattr("scheduler.planning.applier.POLL_S", 0.02)
+
+
 class Crash(BaseException):
     """The process is gone."""
 
@@ -187,7 +192,10 @@ async def test_nodes_are_cordoned_emptied_and_stay_closed_and_replacements_go_wh
         here.nothing_is_held()
 
 
-async def test_killed_at_any_write_the_same_command_goes_on_and_evicts_nobody_twice(tmp_path: Path) -> None:
+async def test_killed_at_any_write_the_same_command_goes_on_and_evicts_nobody_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_often(monkeypatch)
     number = 0
     while True:
         number += 1
@@ -213,6 +221,7 @@ async def test_killed_right_after_any_act_the_same_command_finds_it_done(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it meant to do was written down before."""
+    look_often(monkeypatch)
     running = [pod("x-0", "a", "x", "4"), pod("y-0", "b", "y", "3")]
     for number in itertools.count(1):
         folder = tmp_path / str(number)

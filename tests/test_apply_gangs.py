@@ -16,7 +16,7 @@ from scheduler.errors import PlanPaused
 from scheduler.gates import GATE
 from scheduler.planning.applier import Applier, ApplyLimits
 from scheduler.planning.record import PlanState, State
-from tests.test_applier import LIMITS, PODS, Cluster, Crash, cluster, pod
+from tests.test_applier import LIMITS, PODS, Cluster, Crash, cluster, look_often, pod
 
 pytestmark = pytest.mark.timeout(90)
 LABEL = "scheduling.x-k8s.io/pod-group"
@@ -83,7 +83,10 @@ async def test_all_of_a_gang_leaves_before_any_of_it_comes_back_and_no_gate_goes
         assert max(evicted) < min(nominated) <= max(nominated) < min(lifted)
 
 
-async def test_killed_at_any_write_the_same_command_goes_on_with_the_gang(tmp_path: Path) -> None:
+async def test_killed_at_any_write_the_same_command_goes_on_with_the_gang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_often(monkeypatch)
     number = 0
     while True:
         number += 1

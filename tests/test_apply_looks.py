@@ -23,7 +23,7 @@ from scheduler.planning.applier import Applier, ApplyLimits, why_not_valid
 from scheduler.planning.looks import PlanLeft, peers, require_emptied, require_room
 from scheduler.planning.record import PlanState, State, plan_id, rows
 from tests.api_server import api_server, client_of, node_object
-from tests.test_applier import LIMITS, Cluster, Crash, cluster, copies, pod
+from tests.test_applier import LIMITS, Cluster, Crash, cluster, copies, look_often, pod
 from tests.test_apply_gangs import gang_of, member, of_gang
 from tests.waiting import until
 
@@ -326,6 +326,7 @@ async def test_whatever_ended_well_is_held_by_nobody_in_the_record(tmp_path: Pat
 async def test_given_up_right_after_any_act_it_takes_back_what_it_has_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    look_often(monkeypatch)
     for number in itertools.count(1):
         folder = tmp_path / str(number)
         folder.mkdir()
