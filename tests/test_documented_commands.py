@@ -16,6 +16,7 @@ import pytest
 from scheduler.__main__ import root
 from scheduler.cli.examples import EXAMPLES
 from scheduler.cli.option_needs import NEEDS, refuse_idle
+from tests.commands import commands
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPO / "README.md", REPO / "Makefile", *sorted((REPO / "docs").glob("*.md"))]
@@ -134,6 +135,10 @@ def _ullage_refuses(words: list[str], is_whole: bool) -> str:
     return ""
 
 
+OF_OTHERS = {"--help", "--build-arg", "--expander", "--grpc-expander-url", "--grpc-expander-cert"}
+"""Options of docker and Cluster Autoscaler, and click's own."""
+
+
 class _ParsedError(Exception):
     """A benchmark's words were parsed."""
 
@@ -175,6 +180,27 @@ def _wrong_in(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_of_documents_parse(path: Path) -> None:
     wrong = _wrong_in(path)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_options_that_are_named_alone_exist() -> None:
+    known = {
+        flag
+        for _, command in commands(root)
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
+    known |= {
+        *OF_OTHERS,
+        *re.findall(r'"(--[a-z-]+)"', "".join(path.read_text() for path in SOURCES if "bench" in str(path))),
+    }
+    wrong = [
+        f"{path.relative_to(REPO)}:{number}: {option}"
+        for path in DOCUMENTS
+        for number, text, _ in _shown(path)
+        for option in re.findall(r"^--[a-z-]+", text)
+        if option not in known
+    ]
     assert not wrong, "\n".join(wrong)
 
 
