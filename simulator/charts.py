@@ -290,7 +290,7 @@ def frontier_chart(
         for g in groups
         if (spots := g.spots)
     ]
-    return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12)
+    return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12, ' class="rows"')
 
 
 def _end_labels(ends: list[tuple[float, int, str]], x: float) -> list[str]:
