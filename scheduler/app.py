@@ -100,8 +100,7 @@ class App:
             ]
         )
         self.ledger.is_complete = lambda: self.informer.is_synced
-        self.election = Election(client, settings.lease, self.metrics) if settings.lease.enabled else None
-        self.metrics.is_leader.set(int(self.election is None))
+        self.election = Election(client, settings.lease) if settings.lease.enabled else None
         self.binder = Binder(self.engine, client)
         self.extender = Extender(self.engine, self.binder, version=package_version())
         self.learner = Learner(
@@ -316,6 +315,7 @@ class App:
 
     def _gauges(self) -> None:
         metrics, state, ledger = self.metrics, self.engine.state, self.ledger
+        metrics.is_leader.set(int(self.lead.term() > 0))
         metrics.cache_synced.set(int(self.informer.is_synced))
         for reflector in self.informer.reflectors:
             metrics.cache_age.labels(reflector.kind).set(reflector.age_s)

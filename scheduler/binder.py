@@ -34,6 +34,8 @@ LOOK_UPS_PER_TICK = 50
 ABOUT_US = (401, 403, 408, 429)
 """Refusals below 500 that the next call would meet as well; all others are about one pod."""
 TICK_S = 0.25
+LATER_S = 5.0
+"""Until reservations are looked up again once the API could not be asked."""
 
 
 class Binder:
@@ -199,9 +201,9 @@ class Binder:
         self.engine.ledger.see(seen)
         return seen
 
-    async def settle_overdue(self) -> None:
+    async def settle_overdue(self) -> bool:
         """Look up reservations past their time: bound ones are confirmed, gone ones buried, unbound ones forgotten, unless
-        they stand as nominations or are being bound meanwhile."""
+        they stand as nominations or are being bound meanwhile. False if the API cannot be asked now."""
         timeout_s = self.engine.settings.assume_timeout_s
         for held in self.engine.ledger.overdue(timeout_s)[:LOOK_UPS_PER_TICK]:
             if held.uid in self._in_flight:
@@ -213,7 +215,7 @@ class Binder:
                 log.warning("reservation cannot be looked up", extra={**held.about, "error": str(error)})
                 if 400 <= error.status < 500 and error.status not in ABOUT_US:
                     continue
-                return
+                return False
             except PlacementError as error:
                 log.warning("reservation of a pod that is not understood", extra={**held.about, "error": str(error)})
                 is_settled = False
@@ -223,6 +225,7 @@ class Binder:
             held.is_binding = False
             if not held.is_nominated:
                 self.engine.ledger.forget(held.uid, "deadline")
+        return True
 
     async def drain(self) -> bool:
         """Wait for Bindings that are on their way; whether none is left that may take effect unseen."""
@@ -238,5 +241,4 @@ class Binder:
     async def run(self) -> None:
         """Settle overdue reservations for ever."""
         while True:
-            await asyncio.sleep(TICK_S)
-            await self.settle_overdue()
+            await asyncio.sleep(TICK_S if await self.settle_overdue() else LATER_S)

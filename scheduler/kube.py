@@ -32,6 +32,8 @@ MAX_LINE_BYTES = 64 * 2**20
 """One watch event; etcd refuses objects beyond 1.5 MiB, so anything like this is not Kubernetes."""
 
 
+BUSY_S, BUSY_TIMES = 1.0, 10
+"""Until a page of a list is asked for again, as kube-apiserver advises whom it refuses, and how often, as client-go does."""
 REST_S = 0.002
 """Between two looks at a watch; the first event after a pause is taken at once."""
 RENEW_S = 30.0
@@ -240,12 +242,20 @@ class KubeClient:
         return True
 
     async def list_pages(self, path: str, *, page_size: int) -> AsyncIterator[Page]:
-        """Pages of one consistent list, most recent state."""
-        token = ""
+        """Pages of one consistent list, most recent state. Once it has begun, a server that is too busy for a page is asked
+        for that page again: many pages would hardly ever all succeed in one go."""
+        token, tries = "", 0
         while True:
             query = {"limit": str(page_size)} | ({"continue": token} if token else {})
             mark = "&" if "?" in path else "?"
-            body = await self.call("GET", f"{path}{mark}{urlencode(query)}", timeout_s=60)
+            try:
+                body = await self.call("GET", f"{path}{mark}{urlencode(query)}", timeout_s=60)
+            except ApiError as error:
+                if not tries or not (error.status == 429 or error.status >= 500):
+                    raise
+                tries -= 1
+                await asyncio.sleep(BUSY_S)
+                continue
             try:
                 page = _decode_page(body)
             except UNREADABLE as error:
@@ -253,7 +263,7 @@ class KubeClient:
                     f"GET {path}: the answer is not a Kubernetes list ({error}); is {self.base} an API server?"
                 ) from error
             yield page
-            token = page.metadata.continue_
+            token, tries = page.metadata.continue_, BUSY_TIMES
             if not token:
                 return
 

@@ -23,7 +23,6 @@ from placement.errors import UNREADABLE
 from scheduler.api import Api
 from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
-from scheduler.metrics import Metrics
 from scheduler.settings import LeaseSettings
 
 log = logging.getLogger(__name__)
@@ -52,10 +51,9 @@ _decode = msgspec.json.Decoder(_Lease).decode
 class Election:
     """Takes part in the election; ``is_leading`` is the only answer."""
 
-    def __init__(self, api: Api, settings: LeaseSettings, metrics: Metrics) -> None:
+    def __init__(self, api: Api, settings: LeaseSettings) -> None:
         self.api = api
         self.settings = settings
-        self.metrics = metrics
         self.identity = settings.identity or f"{socket.gethostname()}_{os.getpid()}"
         self.path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases"
         self._renewed_s = float("-inf")
@@ -75,15 +73,19 @@ class Election:
 
     async def run(self) -> None:
         """Try to hold the Lease for ever."""
+        was_leading, told = False, ""
         while True:
-            was = self.is_leading
+            problem = ""
             try:
                 await self._try()
             except (ApiError, *UNREADABLE) as error:  # something before the API server may answer in its place
-                log.warning("lease not renewed", extra={"error": str(error)})
-            if self.is_leading != was:
-                log.info("lead changed", extra={"leading": self.is_leading, "identity": self.identity})
-            self.metrics.is_leader.set(int(self.is_leading))
+                problem = str(error)
+            if problem and problem != told:
+                log.warning("lease not renewed", extra={"error": problem})
+            told = problem
+            if self.is_leading != was_leading:  # it may have ended while we waited
+                was_leading = not was_leading
+                log.info("lead changed", extra={"leading": was_leading, "identity": self.identity})
             await asyncio.sleep(self.settings.renew_s)
 
     async def _try(self) -> None:

@@ -696,6 +696,15 @@ async def test_of_two_replicas_one_leads_and_the_other_takes_over(tmp_path: Path
             assert (await second.filter(other, NAMES[:1], gpu=True))["NodeNames"] == []
 
 
+async def test_who_leads_no_more_says_so_though_its_next_turn_to_renew_is_far(tmp_path: Path) -> None:
+    lease = LeaseSettings(enabled=True, duration_s=600, renew_s=60, identity="one")
+    async with cluster(gpus=1, nodes=1) as api, running(api, tmp_path, lease=lease) as replica:
+        assert replica.app.election is not None
+        assert "ullage_leader 1.0" in (await replica.page("/metrics"))[1]
+        replica.app.election._renewed_s -= 500
+        assert "ullage_leader 0.0" in (await replica.page("/metrics"))[1]
+
+
 async def test_who_stops_with_a_binding_on_its_way_leaves_the_lease_to_expire(tmp_path: Path) -> None:
     """A standby that took over at once could give the same device before the Binding takes effect."""
     leads: dict[str, Any] = {"enabled": True, "duration_s": 2, "renew_s": 0.2}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from placement.pods import GpuRequest
 from placement.resources import DEVICES_ANNOTATION
-from scheduler.binder import Binder
+from scheduler.binder import LATER_S, TICK_S, Binder
 from scheduler.errors import ApiError
 from scheduler.ledger import Seen
 from scheduler.settings import KubeSettings, Settings
@@ -101,7 +101,7 @@ async def test_a_nomination_that_ends_leaves_the_devices_of_a_binding_without_an
     await case.binder.settle_overdue()
     assert case.free == 400, "it was sent just now"
     case.now_s += 100
-    await case.binder.settle_overdue()
+    assert await case.binder.settle_overdue()
     assert case.free == 1000
 
 
@@ -256,6 +256,27 @@ async def test_the_deadline_of_a_lost_binding_counts_from_the_last_attempt(tmp_p
     case.now_s = 119.5
     await case.binder.settle_overdue()
     assert case.free == 1000
+
+
+@pytest.mark.parametrize(("status", "pause_s"), [(0, LATER_S), (429, LATER_S), (503, LATER_S), (400, TICK_S)], ids=str)
+async def test_an_api_that_cannot_be_asked_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, pause_s: float
+) -> None:
+    case, pauses = Case(tmp_path), list[float]()
+    case.now_s = 1000.0
+
+    async def refuse(*_words: object, **_options: object) -> bytes:
+        raise ApiError("refused", status)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(case.api, "call", refuse)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await case.binder.run()
+    assert pauses == [pause_s]
 
 
 async def test_a_resource_that_kube_scheduler_leaves_to_others_keeps_no_device_from_its_pod(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def replica(client: KubeClient, name: str, **more: Any) -> Election:
-    return Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name, **more), Metrics())
+    return Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name, **more))
 
 
 def put_lease(api: ApiServer, **spec: Any) -> None:
@@ -49,6 +49,26 @@ def put_lease(api: ApiServer, **spec: Any) -> None:
 async def served(folder: Path) -> AsyncIterator[tuple[ApiServer, KubeClient]]:
     async with api_server() as api, client_of(api, folder) as client:
         yield api, client
+
+
+async def test_the_log_tells_when_the_lead_ends_and_why_it_is_not_renewed_once(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "scheduler.lease")
+
+    def told() -> list[Any]:
+        return [getattr(record, "leading", record.getMessage()) for record in caplog.records]
+
+    async with served(tmp_path) as (api, client):
+        election = replica(client, "1", renew_s=0.01)
+        task = asyncio.create_task(election.run())
+        await until(lambda: told() == [True])
+        for _ in range(5):
+            api.fail_next("GET", "/leases/", 503)
+        clock.now += 11  # while it waited for its next turn
+        await until(lambda: not api.faults and election.is_leading)
+        await until(lambda: told() == [True, "lease not renewed", False, True])
+        task.cancel()
 
 
 async def test_a_standby_waits_as_long_as_the_lease_is_renewed(tmp_path: Path, clock: Clock) -> None:

@@ -250,9 +250,36 @@ async def test_errors_of_a_list_are_told_alike_whichever_page_they_are_of(tmp_pa
             api.put("nodes", node_object(name))
         pages = client.list_pages("/api/v1/nodes", page_size=1)
         await anext(pages)
-        api.fail_next("GET", "/nodes", 503)
-        with pytest.raises(ApiError, match=r"^GET /api/v1/nodes: 503 a fault, as ordered$"):
+        api.fail_next("GET", "/nodes", 410)
+        with pytest.raises(ApiError, match=r"^GET /api/v1/nodes: 410 a fault, as ordered$"):
             await anext(pages)
+
+
+async def test_a_page_for_which_the_server_is_too_busy_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But the first, which costs nothing to begin with again later, and not for ever."""
+    monkeypatch.setattr(kube, "BUSY_S", 0.001)
+    async with api_server() as api, client_of(api, tmp_path) as client:
+        for name in "abc":
+            api.put("nodes", node_object(name))
+        api.fail_next("GET", "/nodes", 429)
+        with pytest.raises(ApiError, match="429"):
+            await anext(client.list_pages("/api/v1/nodes", page_size=1))
+        seen = 0
+        async for page in client.list_pages("/api/v1/nodes", page_size=1):
+            seen += len(page.items or ())
+            for status in (429, 503, 429):
+                api.fail_next("GET", "/nodes", status)
+        assert seen == 3
+        api.faults.clear()
+        pages = client.list_pages("/api/v1/nodes", page_size=1)
+        await anext(pages)
+        for _ in range(100):
+            api.fail_next("GET", "/nodes", 503)
+        with pytest.raises(ApiError, match="503"):
+            await anext(pages)
+        assert len(api.faults) == 100 - 1 - kube.BUSY_TIMES
 
 
 async def test_no_server_is_one_sentence(tmp_path: Path) -> None:
@@ -363,9 +390,7 @@ async def test_whoever_leads_again_reads_all_pods_again_before_it_acts(tmp_path:
 
 async def test_every_time_that_a_replica_leads_has_a_number_of_its_own(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        one, two = (
-            Election(client, LeaseSettings(enabled=True, duration_s=2, identity=name), Metrics()) for name in ("1", "2")
-        )
+        one, two = (Election(client, LeaseSettings(enabled=True, duration_s=2, identity=name)) for name in ("1", "2"))
         await one._try()
         await one._try()
         assert (one.term, two.term) == (1, 0)
@@ -559,7 +584,7 @@ async def test_an_optional_kind_that_is_not_granted_does_not_hold_up_readiness(t
 async def test_one_holder_at_a_time_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
         one, two = (
-            Election(client, LeaseSettings(enabled=True, duration_s=2, renew_s=0.2, identity=name), Metrics())
+            Election(client, LeaseSettings(enabled=True, duration_s=2, renew_s=0.2, identity=name))
             for name in ("one", "two")
         )
         first = asyncio.create_task(one.run())
@@ -584,9 +609,7 @@ async def test_a_leader_without_an_answer_stops_long_before_a_standby_may_start(
     now = [100.0]
     monkeypatch.setattr("scheduler.lease.boot_s", lambda: now[0])
     async with api_server() as api, client_of(api, tmp_path) as client:
-        one, two = (
-            Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name), Metrics()) for name in "12"
-        )
+        one, two = (Election(client, LeaseSettings(enabled=True, duration_s=15, identity=name)) for name in "12")
         await one._try()
         first = dict(api.objects["leases/ullage-system/ullage"]["spec"])
         assert (first["leaseDurationSeconds"], first["leaseTransitions"]) == (15, 0)
@@ -608,7 +631,7 @@ async def test_a_leader_without_an_answer_stops_long_before_a_standby_may_start(
 
 async def test_whoever_finds_another_name_in_the_lease_leads_no_more(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        election = Election(client, LeaseSettings(enabled=True, identity="1"), Metrics())
+        election = Election(client, LeaseSettings(enabled=True, identity="1"))
         await election._try()
         assert election.is_leading
         lease = api.objects["leases/ullage-system/ullage"]
@@ -630,14 +653,14 @@ async def test_no_call_for_the_lease_takes_so_long_that_there_is_no_time_for_ano
 
         monkeypatch.setattr(client, "call", timed)
         for duration_s in (15.0, 2.0):
-            election = Election(client, LeaseSettings(enabled=True, duration_s=duration_s, identity="1"), Metrics())
+            election = Election(client, LeaseSettings(enabled=True, duration_s=duration_s, identity="1"))
             await election._try()
         assert timeouts == [5, 5, 1, 1]
 
 
 async def test_whoever_lost_a_race_for_the_lease_does_not_lead_until_it_has_read_it_again(tmp_path: Path) -> None:
     async with api_server() as api, client_of(api, tmp_path) as client:
-        election = Election(client, LeaseSettings(enabled=True, renew_s=0.2), Metrics())
+        election = Election(client, LeaseSettings(enabled=True, renew_s=0.2))
         task = asyncio.create_task(election.run())
         await until(lambda: election.is_leading)
         api.fail_next("PUT", "/leases/", 409)
