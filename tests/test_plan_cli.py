@@ -27,7 +27,7 @@ from scheduler.cli.plan import apply
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.plan import snapshot
 from simulator.output import data_only
-from simulator.planning.page import brief, headline, page, step_rows
+from simulator.planning.page import brief, further, headline, page, step_rows
 from simulator.planning.snapshots import read_snapshot, write_snapshot
 from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.planning.worker import Planner, Request, make_plan
@@ -46,6 +46,11 @@ def test_a_rescue_moves_one_pod_to_make_room() -> None:
     ]
     assert plan.ending == Ending.OPTIMAL
     assert plan.gap_share == 0
+    assert further(plan) == "1 running pod is displaced; with these many pods placed fewer would not do."
+    few = replace(plan, details={**plan.details, "moves": 3.0})
+    assert further(few) == "3 running pods are displaced; with these many pods placed at least 1 must be."
+    unknown = replace(plan, details={**plan.details, "displaced_bound": 0.0})
+    assert further(unknown) == "1 running pod is displaced; whether fewer would do is not known."
 
 
 def test_the_headline_counts_the_pods_that_wait_and_no_other_lines() -> None:

@@ -18,7 +18,7 @@ from placement.planning.snapshots import SnapshotFile, cluster_of
 from placement.planning.wish_check import recount
 from placement.soft import fixed_wishes, soft_parts
 from simulator.cli.plan import plan as plan_group
-from simulator.planning.page import page, wishes
+from simulator.planning.page import further, page
 from simulator.planning.snapshots import write_snapshot
 from simulator.planning.worker import Request, make_plan
 from tests.plan_objects import taken
@@ -104,14 +104,14 @@ def test_count_decides_before_wishes() -> None:
     assert where(plan) | {"l-1": "b"} == where(plan)
     assert sorted(where(plan).values()) == ["a", "b", "b"]
     assert plan.details["wishes_met_share"] == plan.details["wishes_met_share_bound"] == 0.5
-    assert wishes(plan) == "50 % of the soft wishes are met; with these many pods placed no more is possible."
+    assert further(plan) == "50 % of the soft wishes are met; with these many pods placed no more is possible."
 
 
 def test_without_wishes_a_plan_says_nothing_of_them() -> None:
     plan = planned(*TWO, FULLER, pod("w-1", "web"))
     assert where(plan) == {"w-1": "a"}
     assert not [name for name in plan.details if "wish" in name]
-    assert wishes(plan) == ""
+    assert further(plan) == ""
 
 
 def spreads(app: str, key: str = "zone", skew: int = 1, **words: Any) -> dict[str, Any]:

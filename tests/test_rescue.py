@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
+from placement.planning import gang_program, rescue
 from placement.planning import repair as repair_module
-from placement.planning import rescue
 from placement.planning.bounds import PatternBound, counting_bound
 from placement.planning.plans import Deadline, WorkClock
 from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
@@ -50,11 +50,20 @@ def packings(draw: st.DrawFn) -> Packing:
     return Packing(request, class_of, tier, free, allowed, node_of, evictable)
 
 
+def placements(packing: Packing) -> Iterator[IntArray]:
+    """All that are valid."""
+    choices = itertools.product(range(-1, packing.num_nodes), repeat=len(packing.class_of))
+    return (node_of for node_of in map(np.array, choices) if not packing.violations(node_of))
+
+
 def best_counts(packing: Packing) -> tuple[int, ...]:
     """By trying everything."""
-    choices = itertools.product(range(-1, packing.num_nodes), repeat=len(packing.class_of))
-    valid = (np.array(node_of) for node_of in choices)
-    return max(packing.counts(node_of) for node_of in valid if not packing.violations(node_of))
+    return max(packing.counts(node_of) for node_of in placements(packing))
+
+
+def fewest_displaced(packing: Packing, counts: tuple[int, ...]) -> int:
+    """By trying everything."""
+    return min(packing.num_displaced(node_of) for node_of in placements(packing) if packing.counts(node_of) == counts)
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,6 +102,14 @@ def test_a_plan_is_valid_and_what_it_calls_optimal_is(beside: Executor, threads:
     assert packed.counts <= best
     if packed.is_proved:
         assert packed.counts == best
+    assert packed.fewest <= fewest_displaced(packing, packed.counts) <= packing.num_displaced(packed.node_of)
+
+
+@settings(max_examples=80, deadline=None)
+@given(packings())
+def test_a_plan_with_time_displaces_as_few_as_any_and_proves_it(packing: Packing) -> None:
+    packed = pack(packing, Deadline(4.0, WorkClock()))
+    assert packed.fewest == packing.num_displaced(packed.node_of) == fewest_displaced(packing, packed.counts)
 
 
 @settings(max_examples=80, deadline=None)
@@ -156,6 +173,7 @@ def test_a_limit_of_work_ends_a_rescue_after_as_much_work_and_always_the_same(mo
 
     counted(Search)
     counted(Settling)
+    monkeypatch.setattr(gang_program, "MOST_PAIRS", 0)  # it would prove that nothing is better, and end
     ways = []
     for limit_s in (0.1, 0.1, 0.3):
         clock = WorkClock()

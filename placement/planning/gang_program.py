@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from placement.planning.plans import Deadline
+from placement.planning.plans import ROUNDING, Deadline
 from placement.planning.repair import Packing
-from placement.planning.solver import INFINITY, Limits, Model, Status, solve_integer
+from placement.planning.solver import INFINITY, Answer, Limits, Model, Status, solve_integer
 from placement.resources import IntArray
 
 MOST_PAIRS = 2_000
@@ -24,10 +24,12 @@ MOST_PAIRS = 2_000
 
 @dataclass(frozen=True)
 class Whole:
-    """``node_of`` ``(P,)``; ``is_proved``: no placement has lexicographically better counts, gangs whole."""
+    """``node_of`` ``(P,)``; ``is_proved``: no placement has lexicographically better counts, gangs whole; ``fewest`` running
+    pods, as far as proved, are displaced by any placement with these counts."""
 
     node_of: IntArray
     is_proved: bool
+    fewest: int = 0
 
 
 def is_small_enough(packing: Packing) -> bool:
@@ -70,7 +72,17 @@ def solve_whole(
         is_proved = is_proved and (answer.status == Status.OPTIMAL or stage == len(packing.tiers))
         counts.append(program.count(x, stage))
     assert x is not None, "there is a stage at least"
-    return Whole(program.node_of(x), is_proved)
+    return Whole(program.node_of(x), is_proved, program.fewest(answer))
+
+
+def bring_home(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) -> Whole:
+    """A placement with no fewer pods of any tier than ``node_of`` ``(P,)`` that displaces as few as found, each pod by itself."""
+    program = _Program(packing, np.full(len(node_of), -1, np.int64), {}, ())
+    model = program.model(len(packing.tiers), list(packing.counts(node_of)))
+    limits = Limits(max(deadline.left_s, 1e-6), seed, work=deadline.work, stop=deadline.cancelled)
+    answer = solve_integer(model, limits, hint=program.hint(node_of))
+    found = program.node_of(np.rint(answer.x).astype(np.int64)) if answer.has_solution else node_of
+    return Whole(found, False, program.fewest(answer))
 
 
 class _Program:
@@ -79,7 +91,7 @@ class _Program:
     def __init__(self, packing: Packing, gangs: IntArray, may_go: Mapping[int, bool], shared: Sequence[Shared]) -> None:
         self.packing, self.shared = packing, shared
         self.classes, self.nodes = np.nonzero(packing.allowed)
-        self.home = packing.per_node(packing.node_of)
+        self.at_home = packing.per_node(packing.node_of)[self.classes, self.nodes]
         num_classes = len(packing.allowed)
         self.size = np.bincount(packing.class_of, minlength=num_classes)
         self.must = np.bincount(packing.class_of[(packing.node_of >= 0) & ~packing.evictable], minlength=num_classes)
@@ -122,9 +134,8 @@ class _Program:
                 columns, pods = (np.array(part).ravel() for part in zip(*stay, strict=True))
                 model.add_row(columns, pods, lower=int(pods.sum()) - budget.allowed, upper=INFINITY)
         if is_last:
-            at_home = np.minimum(self.home[self.classes, self.nodes], self.size[self.classes])
-            stays = np.flatnonzero(at_home)
-            s = model.add_columns(at_home[stays], objective=1.0)
+            stays = np.flatnonzero(self.at_home)
+            s = model.add_columns(self.at_home[stays], objective=1.0)
             for column, pair in zip(s.tolist(), x[stays].tolist(), strict=True):
                 model.add_row(np.array([pair, column]), np.array([1, -1]), lower=0, upper=INFINITY)
         return model
@@ -134,6 +145,16 @@ class _Program:
         if stage == len(self.packing.tiers):
             return 0
         return int(x[: len(self.classes)][self.packing.tier[self.classes] == self.packing.tiers[stage]].sum())
+
+    def fewest(self, answer: Answer) -> int:
+        """Running pods that are displaced at least, by the bound of the last stage."""
+        running = int((self.packing.node_of >= 0).sum())
+        return running - int(np.floor(min(answer.bound, running) + ROUNDING))
+
+    def hint(self, node_of: IntArray) -> IntArray:
+        """A placement ``(P,)`` in which gangs play no part as a solution of the last stage."""
+        pods = self.packing.per_node(node_of)[self.classes, self.nodes]
+        return np.concatenate([pods, np.minimum(pods, self.at_home)[self.at_home > 0]])
 
     def node_of(self, x: IntArray) -> IntArray:
         """``(P,)`` a place for each pod: who must not go first, and at home where they can."""

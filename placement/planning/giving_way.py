@@ -18,7 +18,7 @@ import numpy as np
 
 from placement.gangs import gang_of
 from placement.planning.cluster import Cluster
-from placement.planning.gang_program import Shared, is_small_enough, solve_whole
+from placement.planning.gang_program import Shared, Whole, is_small_enough, solve_whole
 from placement.planning.plans import FIRST_SHARE, Action, Deadline, Ending, Plan
 from placement.planning.rescue import Packed, as_it_is, pack
 from placement.planning.rescue_problems import (
@@ -31,7 +31,6 @@ from placement.planning.rescue_problems import (
     rescue_problem,
 )
 from placement.planning.steps import over_budget
-from placement.resources import IntArray
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -76,6 +75,8 @@ class Rescuer:
     def _search(self, gangs: list[Gang]) -> Plan | None:
         may_break = bool(self.cluster.budgets.of) or any(gang_of(pod.spec) for pod in self.cluster.pending)
         first = self._kept(Cuts(), lambda: self.deadline.part(FIRST_SHARE) if may_break or gangs else self.deadline)
+        if first is not None and gangs:  # were one of them to go, fewer others might have to
+            first = replace(first, details={**first.details, "displaced_bound": 0.0})
         if first is None or not gangs or first.ending in (Ending.OPTIMAL, Ending.INFEASIBLE):
             return first
         gangs = self._at_once(gangs)[:MOST_GANGS]
@@ -102,7 +103,7 @@ class Rescuer:
             whole = solve_whole(problem.packing, of_each, goes, shared, self.deadline, self.seed)
             if whole is None:
                 return None
-            plan, told = self._told(problem, whole.node_of, cuts)
+            plan, told = self._told(problem, whole, cuts)
             more = broken_by(self.cluster, plan, told)
             if more is not None:
                 torn = more.gangs - told.gangs  # a pod of theirs is not in the model
@@ -134,8 +135,9 @@ class Rescuer:
                 found.append(gang)
         return found
 
-    def _told(self, problem: RescueProblem, node_of: IntArray, cuts: Cuts) -> tuple[Plan, Cuts]:
-        """The plan of a placement ``(P,)`` in which gangs are whole, and ``cuts`` with those that it leaves without a place."""
+    def _told(self, problem: RescueProblem, whole: Whole, cuts: Cuts) -> tuple[Plan, Cuts]:
+        """The plan of a placement in which gangs are whole, and ``cuts`` with those that it leaves without a place."""
+        node_of, fewest = whole.node_of, 0 if cuts.words else whole.fewest
         without = {gang: p for p, gang in enumerate(problem.gangs) if gang and node_of[p] < 0}
         gone = frozenset(gang for gang, p in without.items() if problem.packing.node_of[p] >= 0)
         cuts = replace(cuts, gone=gone, gangs=cuts.gangs | (without.keys() - gone))
@@ -143,7 +145,7 @@ class Rescuer:
         place = dict(zip(problem.uids, node_of.tolist(), strict=True))
         places = np.array([place[uid] for uid in told.uids], np.int64)
         counts = told.packing.counts(places)
-        packed = Packed(places, counts, counts, ())
+        packed = Packed(places, counts, counts, (), fewest)
         return rescue_plan(told, packed, self.deadline.ending, time_s=self.deadline.elapsed_s), cuts
 
     def _below_who_waits(self) -> list[Gang]:
@@ -172,6 +174,8 @@ class Rescuer:
         if bound is not None:
             limit = replace(limit, note=lambda _value, _bound: None)  # what was told already was better
         packed = pack(packing, limit, seed=self.seed, beside=self.beside) if is_anybody_left else as_it_is(packing)
+        if cuts != Cuts():  # without them, fewer might be displaced
+            packed = replace(packed, fewest=0)
         plan = rescue_plan(problem, packed, deadline.ending, time_s=deadline.elapsed_s)
         more = broken_by(cluster, plan, cuts)
         if more is None:

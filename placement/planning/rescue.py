@@ -16,6 +16,7 @@ import numpy as np
 
 from placement.planning.bounds import PatternBound, class_counts, counting_bound
 from placement.planning.fullness import all_fit
+from placement.planning.gang_program import bring_home, is_small_enough
 from placement.planning.plans import Deadline
 from placement.planning.repair import SETTLE_ROUND_S, Packing, Search, Settling, keep_siblings, repair
 from placement.planning.solver import assign
@@ -30,6 +31,8 @@ SEARCH_SHARE = 0.3
 SEARCH_SHARE_BEFORE, SEARCH_SHARE_BESIDE = 0.15, 0.5
 """With two threads: what the search gets before pods are brought home, and beside that."""
 BOUND_SHARE = 0.2
+PROGRAM_SHARE = 0.3
+"""Of what is left for bringing pods home, for an integer program where the packing is small."""
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte; so much it counts for on a clock of work."""
 LEAST_S = 1e-6
@@ -56,13 +59,15 @@ class Packed:
     """A placement with what is known about it.
 
     ``most`` holds, per tier, the most pods that can be placed given the counts of the tiers above, as far as proved;
-    the placement is proved optimal in its counts when it equals ``counts`` in every tier.
+    the placement is proved optimal in its counts when it equals ``counts`` in every tier. ``fewest`` running pods, as far as
+    proved, are displaced by any placement with these counts; looked for where the packing is small.
     """
 
     node_of: IntArray
     counts: tuple[int, ...]
     most: tuple[int, ...]
     milestones: tuple[Milestone, ...]
+    fewest: int = 0
 
     @property
     def is_proved(self) -> bool:
@@ -99,16 +104,17 @@ def pack(packing: Packing, deadline: Deadline, *, seed: int = 0, beside: Executo
         ceiling = _ceiling(packing, best, deadline)
         known = _count(packing, search, ceiling, deadline, note)
         deadline.note(sum(packing.counts(known.node_of)), sum(known.most))
-        settled = _settle(packing, known.node_of, deadline, seed)
+        settled, fewest = _bring_home(packing, known.node_of, deadline, seed)
     else:
-        ceiling, known, settled = _pack_beside(packing, search, deadline, seed, beside, note)
+        ceiling, known, settled, fewest = _pack_beside(packing, search, deadline, seed, beside, note)
     counts, most = packing.counts(settled), known.most
     if counts > packing.counts(known.node_of):
+        fewest = 0
         most = _counting(packing, settled, ceiling) if most == packing.counts(known.node_of) else most
         most = tuple(max(a, b) for a, b in zip(_prove_again(packing, settled, most, ceiling), counts, strict=True))
     note(settled)
     deadline.note(sum(counts), sum(most))
-    return Packed(settled, counts, most, tuple(milestones))
+    return Packed(settled, counts, most, tuple(milestones), fewest)
 
 
 @dataclass(frozen=True)
@@ -157,11 +163,11 @@ class _Shared:
 
 def _pack_beside(
     packing: Packing, search: Search, deadline: Deadline, seed: int, beside: Executor, note: Note
-) -> tuple[IntArray, _Known, IntArray]:
-    """Ceiling, what is known of the counts, and a placement; counts are worked on in ``beside``.
+) -> tuple[IntArray, _Known, IntArray, int]:
+    """Ceiling, what is known of the counts, a placement, and how few pods any with these counts displaces.
 
-    This thread searches for a moment and then brings pods home, anew each time the other has placed more. When the other
-    has counted it brings pods home as well, by other chances, and the better of both placements is returned.
+    This thread searches for a moment and then brings pods home, anew each time the other has placed more. When the other, in
+    ``beside``, has counted it brings pods home as well, by other chances, and the better of both placements is returned.
     """
     shared = _Shared(search.best)
     start = shared.node_of
@@ -172,11 +178,13 @@ def _pack_beside(
     def prove(left_s: float) -> IntArray:
         return _ceiling(packing, start, over(left_s, lambda: False))
 
-    def count(ceiling: Future[IntArray], left_s: float) -> tuple[_Known, IntArray]:
+    def count(ceiling: Future[IntArray], left_s: float) -> tuple[_Known, IntArray, int]:
         part = over(left_s, lambda: False)
         known = _count_on(packing, search, ceiling.result(), part, SEARCH_SHARE_BESIDE, shared.note)
         rest = over(part.left_s, lambda: shared.is_home)
-        return known, _settle(packing, known.node_of, rest, seed + 1)
+        node_of, fewest = _bring_home(packing, known.node_of, rest, seed + 1)
+        shared.is_home = shared.is_home or packing.num_displaced(node_of) == fewest
+        return known, node_of, fewest
 
     try:
         ceiling = beside.submit(prove, deadline.left_s)
@@ -185,14 +193,15 @@ def _pack_beside(
             _continue(search, most, deadline.part(SEARCH_SHARE_BEFORE), note)
         shared.note(search.best)
         counted = beside.submit(count, ceiling, deadline.left_s)
-        settled = _settle(packing, shared.node_of, deadline, seed, lambda: shared.node_of, note)
+        home = over(deadline.left_s, lambda: shared.is_home)
+        settled = _settle(packing, shared.node_of, home, seed, newest=lambda: shared.node_of, note=note)
         shared.is_home = True
         shared.is_over = deadline.is_over
-        known, other = counted.result()
+        known, other, fewest = counted.result()
     finally:
         shared.is_over = True
     rank = [(packing.counts(node_of), -packing.num_displaced(node_of)) for node_of in (settled, other)]
-    return ceiling.result(), known, settled if rank[0] >= rank[1] else other
+    return ceiling.result(), known, settled if rank[0] >= rank[1] else other, fewest
 
 
 def _prove_again(packing: Packing, node_of: IntArray, most: tuple[int, ...], ceiling: IntArray) -> tuple[int, ...]:
@@ -282,15 +291,27 @@ def _prove(packing: Packing, node_of: IntArray, ceiling: IntArray, deadline: Dea
     return tuple(most)
 
 
+def _bring_home(packing: Packing, node_of: IntArray, deadline: Deadline, seed: int) -> tuple[IntArray, int]:
+    """Fewer displaced pods at the same counts, and the fewest that are proved to be needed: where the packing is small by an
+    integer program, and annealing as long as it is not proved that nothing is better."""
+    fewest = 0
+    if is_small_enough(packing) and packing.num_displaced(node_of) and not deadline.is_over:
+        program = bring_home(packing, node_of, deadline.part(PROGRAM_SHARE), seed)
+        node_of, fewest = program.node_of, program.fewest
+    return _settle(packing, node_of, deadline, seed, fewest), fewest
+
+
 def _settle(
     packing: Packing,
     node_of: IntArray,
     deadline: Deadline,
     seed: int,
+    fewest: int = 0,
+    *,
     newest: Callable[[], IntArray] | None = None,
     note: Note | None = None,
 ) -> IntArray:
-    """Fewer displaced pods at the same counts: relabel nodes that are alike, then anneal.
+    """Fewer displaced pods at the same counts, until they are ``fewest``: relabel nodes that are alike, then anneal.
 
     ``newest`` is asked for a placement with better counts, from which to begin again; ``note`` is told of it.
     """
@@ -298,7 +319,7 @@ def _settle(
         return node_of
     settling = _settling(packing, node_of, deadline, seed)
     part = deadline.part(1.0)
-    while not part.is_over and settling.displaced > 0:
+    while not part.is_over and settling.displaced > fewest:
         share = min(1.0, part.elapsed_s / part.time_s)
         settling.run(rounds=SETTLE_ROUNDS, temperature=HOT * (COLD / HOT) ** share)
         part.spend(SETTLE_ROUNDS * SETTLE_ROUND_S)

@@ -197,6 +197,7 @@ def rescue_plan(problem: RescueProblem, packed: Packed, ending: Ending, *, time_
         "placed": float(placed),
         "moves": float(packing.num_moves(node_of)),
         "evictions": float(packing.num_evictions(node_of) + len(problem.gone)),
+        "displaced_bound": float(packed.fewest),
         "left_out": float(len(cluster.pending) + len(cluster.not_now) - pending.sum()),
     }
     waiting: dict[PodSpec, list[Pod]] = {}

@@ -380,7 +380,7 @@ def _run(request: Request, given: _Given, *notes: str) -> None:
 
 def _print(made: Plan, output: str) -> None:
     from placement.planning.make import plan_document
-    from simulator.planning.page import brief, headline, step_rows, target, wishes
+    from simulator.planning.page import brief, further, headline, step_rows, target
 
     rows = [
         {"step": i, "action": str(s.action), "pod": s.name or s.pod, "from": s.source, "to": target(s)}
@@ -388,7 +388,7 @@ def _print(made: Plan, output: str) -> None:
     ]
     if output in ("table", "markdown", "csv"):
         is_data = output == "csv"  # then words are for people, apart
-        for line in (headline(made), wishes(made), *(f"- {reason}" for reason in brief(made.reasons))):
+        for line in (headline(made), further(made), *(f"- {reason}" for reason in brief(made.reasons))):
             if line:
                 click.echo(line, err=is_data)
         if not is_data:

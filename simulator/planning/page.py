@@ -86,8 +86,24 @@ def _many(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def wishes(plan: Plan) -> str:
-    """How much of the pods' soft wishes a batch meets, in words; empty where there are none."""
+def further(plan: Plan) -> str:
+    """How good the plan is in what comes after its value, in words; empty where there is nothing of the kind."""
+    return _displaced(plan) or _wishes(plan)
+
+
+def _displaced(plan: Plan) -> str:
+    """How many running pods a rescue displaces, and whether fewer would do."""
+    bound = plan.details.get("displaced_bound")
+    if bound is None or not (displaced := plan.details["moves"] + plan.details["evictions"]):
+        return ""
+    best = "fewer would not do" if bound == displaced else f"at least {bound:,g} must be"
+    best = f"with these many pods placed {best}" if bound else "whether fewer would do is not known"
+    are = "is" if displaced == 1 else "are"
+    return f"{_many(round(displaced), 'running pod')} {are} displaced; {best}."
+
+
+def _wishes(plan: Plan) -> str:
+    """How much of the pods' soft wishes a batch meets."""
     met, bound = (plan.details.get(f"wishes_met_share{end}") for end in ("", "_bound"))
     if met is None or bound is None or not plan.value:
         return ""
@@ -279,7 +295,7 @@ def page(cluster: Cluster, plan: Plan, *, sold: Sequence[SaleShape] = (), comman
     may_apply = bool(plan.steps) and not plan.count(Action.BUY)
     parts = [
         f'<p class="lead">Planned in {plan.time_s:.2f} s; value {plan.value:g}, bound {bound} {escape(plan.unit)}.',
-        f"{wishes(plan)} Nothing has been changed: a plan is a proposal.</p>",
+        f"{further(plan)} Nothing has been changed: a plan is a proposal.</p>",
         picture(cluster, plan) if may_apply else "",
         _shopping(plan, sold),
         _notes(plan.reasons),
