@@ -406,7 +406,9 @@ def _read(what: str, path: str) -> bytes:
         with click.open_file(path, "rb") as source:
             return bytes(source.read())
     except OSError as error:
-        raise ConfigError(f"{what} {path}: cannot be read ({why(error)}); pipe it in, with - for a file") from error
+        raise ConfigError(
+            f"{what} {path}: cannot be read ({why(error)}); check the path, or pipe it in and give -"
+        ) from error
 
 
 @click.command()

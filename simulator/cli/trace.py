@@ -137,7 +137,7 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
 
         found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
     found.save(target)
-    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes, digest {found.digest}", err=True)
+    click.echo(f"wrote {target}: {len(found.pods):,} pods, {len(found.nodes):,} nodes, digest {found.digest}", err=True)
 
 
 @trace.command("from-log")
@@ -148,7 +148,7 @@ def from_log(source: Path, target: Path) -> None:
     found = trace_of_service(source).but(events=())
     found.save(target)
     notes = "; ".join(found.manifest.notes)
-    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes; {notes}", err=True)
+    click.echo(f"wrote {target}: {len(found.pods):,} pods, {len(found.nodes):,} nodes; {notes}", err=True)
 
 
 @trace.command("slice")
@@ -180,7 +180,7 @@ def slice_trace(
             f"trace {source}: no pod arrives from second {from_s:,} on{until}; arrivals are in seconds {first:,} to {last:,}"
         )
     found.save(target)
-    click.echo(f"wrote {target}: {len(found.pods)} pods, {len(found.nodes)} nodes", err=True)
+    click.echo(f"wrote {target}: {len(found.pods):,} pods, {len(found.nodes):,} nodes", err=True)
 
 
 def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None) -> Trace:
@@ -216,7 +216,7 @@ def churn(source: str, target: Path, load: float, lifetimes: float, seed: int) -
     """Resample a trace's (request, lifetime) pairs to a steady state at a given load; it starts full."""
     made = resample(open_trace(source), Churn(load=load, mean_lifetimes=lifetimes, seed=seed))
     made.save(target)
-    click.echo(f"wrote {target}: {len(made.pods)} pods, {made.manifest.notes[1]}", err=True)
+    click.echo(f"wrote {target}: {len(made.pods):,} pods, {made.manifest.notes[1]}", err=True)
 
 
 @trace.command()
@@ -258,7 +258,7 @@ def fail(source: str, target: Path, lanl: Path, system: int, start_s: int, speed
     events = tuple(sorted(both, key=lambda event: event.time_s))  # within a second as they happened
     found.but(failures=events).save(target)
     kept = f", beside {len(found.failures)} events that the trace had, on other nodes" if eventful else ""
-    click.echo(f"wrote {target}: {len(recorded)} failures and repairs{kept}", err=True)
+    click.echo(f"wrote {target}: {len(recorded):,} failures and repairs{kept}", err=True)
 
 
 @trace.command("join")
@@ -294,7 +294,9 @@ def join_usage(
             f"trace {source}: --share {share:g} of {len(arrivals.pods)} pods leaves none; give a larger share"
         )
     made.save(target)
-    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.usage.pod)} samples, digest {made.digest}", err=True)
+    click.echo(
+        f"wrote {target}: {len(made.pods):,} pods, {len(made.usage.pod):,} samples, digest {made.digest}", err=True
+    )
 
 
 def _recipe_options(command: Any) -> Any:
@@ -318,4 +320,4 @@ def synth(target: Path, name: str, **recipe: Any) -> None:
     if name:
         made = made.but(manifest=replace(made.manifest, name=name))
     made.save(target)
-    click.echo(f"wrote {target}: {len(made.pods)} pods, {len(made.nodes)} nodes, digest {made.digest}", err=True)
+    click.echo(f"wrote {target}: {len(made.pods):,} pods, {len(made.nodes):,} nodes, digest {made.digest}", err=True)
