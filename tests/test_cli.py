@@ -344,7 +344,7 @@ def test_the_demo_tells_of_lifetimes_and_says_that_it_has_no_usage(part: str, tm
     assert judged.returncode == 0, judged.stderr
     assert judged.stdout.startswith("The class of lifetime is right for ")
     assert "at arrival, all" in judged.stdout
-    assert "<h2>Lifetimes</h2>" in (tmp_path / "accuracy.html").read_text()
+    assert '<h2 id="lifetimes">Lifetimes</h2>' in (tmp_path / "accuracy.html").read_text()
 
 
 @pytest.mark.parametrize(
