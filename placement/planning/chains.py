@@ -147,14 +147,14 @@ def attach_all(scene: Scene, node_of: IntArray) -> None:
 
 
 @compiled
-def best_node(scene: Scene, p: int, skip: int) -> int:
-    """Eligible node that is left with least, or -1."""
+def best_node(scene: Scene, p: int) -> int:
+    """Eligible node, other than where it is, that is left with least, or -1."""
     left, request, allowed, scale = scene.left, scene.request, scene.allowed, scene.scale
     best = -1
     best_slack = 1e300
     c = scene.cls[p]
     for n in range(left.shape[0]):
-        if n == skip or not allowed[c, n] or not fits(left, request, n, p):
+        if n == scene.node[p] or not allowed[c, n] or not fits(left, request, n, p):
             continue
         slack = 0.0
         for r in range(left.shape[1]):
@@ -174,8 +174,7 @@ def move_one(scene: Scene, p: int) -> bool:
     node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
     scale = scene.scale
     c = scene.cls[p]
-    best_q = -1
-    best_m = -1
+    best_q, best_m = p, node[p]  # nowhere, for it waits; a literal would compile what it is handed to once more
     best_slack = 1e300
     for n in range(left.shape[0]):
         if not scene.allowed[c, n]:
@@ -183,7 +182,7 @@ def move_one(scene: Scene, p: int) -> bool:
         q = head[n]
         while q >= 0:
             if fits_without(left, request, n, p, q):
-                m = best_node(scene, q, n)
+                m = best_node(scene, q)
                 if m >= 0:
                     slack = 0.0
                     for r in range(left.shape[1]):
@@ -194,7 +193,7 @@ def move_one(scene: Scene, p: int) -> bool:
                         best_q = q
                         best_m = m
             q = links[0, q]
-    if best_q < 0:
+    if best_m < 0:
         return False
     n = detach(node, left, links, head, request, best_q)
     attach(node, left, links, head, request, best_q, best_m)
@@ -260,7 +259,7 @@ def chain_two(scene: Scene, p: int) -> bool:
                     s = head[m]
                     while s >= 0:
                         if fits_without(left, request, m, q, s):
-                            t = best_node(scene, s, m)
+                            t = best_node(scene, s)
                             if t >= 0:
                                 detach(node, left, links, head, request, s)
                                 attach(node, left, links, head, request, s, t)
@@ -281,7 +280,7 @@ def evict_lower(scene: Scene, p: int, gone: IntArray) -> int:
     to matter come back. The node whose highest victim is lowest wins, then the one with fewest victims.
     """
     node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
-    best = -1
+    best = node[p]  # nowhere, as above
     best_top = -1
     best_count = 1 << 60
     trial = np.empty(node.shape[0], np.int64)
@@ -353,26 +352,33 @@ def victims(scene: Scene, p: int, n: int, trial: IntArray) -> int:
 
 
 @compiled
+def next_waiting(scene: Scene, tried: BoolArray, rank: FloatArray) -> int:
+    """The most important pod that waits and was not ``tried``, of these the first by ``rank``; −1 = none."""
+    node, tier = scene.node, scene.tier
+    p = -1
+    for q in range(node.shape[0]):
+        if (
+            node[q] < 0
+            and not tried[q]
+            and (p < 0 or tier[q] < tier[p] or (tier[q] == tier[p] and rank[q] < rank[p]))
+        ):
+            p = q
+    return p
+
+
+@compiled
 def repair_all(scene: Scene, rank: FloatArray) -> None:
     """Work through all pending pods, most important first, then by ``rank``, until none can be placed."""
     node, left, links, head, request = scene.node, scene.left, scene.links, scene.head, scene.request
-    tier = scene.tier
     num_pods = node.shape[0]
     tried = np.zeros(num_pods, np.bool_)
     gone = np.empty(num_pods, np.int64)
     while True:
-        p = -1
-        for q in range(num_pods):
-            if (
-                node[q] < 0
-                and not tried[q]
-                and (p < 0 or tier[q] < tier[p] or (tier[q] == tier[p] and rank[q] < rank[p]))
-            ):
-                p = q
+        p = next_waiting(scene, tried, rank)
         if p < 0:
             return
         tried[p] = True
-        n = best_node(scene, p, -1)
+        n = best_node(scene, p)
         if n >= 0:
             attach(node, left, links, head, request, p, n)
             continue
@@ -531,7 +537,7 @@ def search(
             return 1
         at = who_waits(tier, waiting, num_waiting, target, state)
         p = waiting[at]
-        n = best_node(scene, p, -1)
+        n = best_node(scene, p)
         placed = True
         if n >= 0:
             attach(node, left, links, head, request, p, n)
