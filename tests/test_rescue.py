@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
-from placement.planning import gang_program, rescue
 from placement.planning import repair as repair_module
+from placement.planning import rescue
 from placement.planning.bounds import PatternBound, counting_bound
 from placement.planning.plans import Deadline, WorkClock
 from placement.planning.repair import Packing, Search, Settling, keep_siblings, repair
@@ -173,7 +173,7 @@ def test_a_limit_of_work_ends_a_rescue_after_as_much_work_and_always_the_same(mo
 
     counted(Search)
     counted(Settling)
-    monkeypatch.setattr(gang_program, "MOST_PAIRS", 0)  # it would prove that nothing is better, and end
+    monkeypatch.setattr(rescue, "MOST_PAIRS", 0)  # it would prove that nothing is better, and end
     ways = []
     for limit_s in (0.1, 0.1, 0.3):
         clock = WorkClock()

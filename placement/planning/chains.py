@@ -357,11 +357,7 @@ def next_waiting(scene: Scene, tried: BoolArray, rank: FloatArray) -> int:
     node, tier = scene.node, scene.tier
     p = -1
     for q in range(node.shape[0]):
-        if (
-            node[q] < 0
-            and not tried[q]
-            and (p < 0 or tier[q] < tier[p] or (tier[q] == tier[p] and rank[q] < rank[p]))
-        ):
+        if node[q] < 0 and not tried[q] and (p < 0 or tier[q] < tier[p] or (tier[q] == tier[p] and rank[q] < rank[p])):
             p = q
     return p
 

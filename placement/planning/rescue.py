@@ -16,7 +16,7 @@ import numpy as np
 
 from placement.planning.bounds import PatternBound, class_counts, counting_bound
 from placement.planning.fullness import all_fit
-from placement.planning.gang_program import bring_home, is_small_enough
+from placement.planning.gang_program import bring_home
 from placement.planning.plans import Deadline
 from placement.planning.repair import SETTLE_ROUND_S, Packing, Search, Settling, keep_siblings, repair
 from placement.planning.solver import assign
@@ -31,8 +31,9 @@ SEARCH_SHARE = 0.3
 SEARCH_SHARE_BEFORE, SEARCH_SHARE_BESIDE = 0.15, 0.5
 """With two threads: what the search gets before pods are brought home, and beside that."""
 BOUND_SHARE = 0.2
-PROGRAM_SHARE = 0.3
-"""Of what is left for bringing pods home, for an integer program where the packing is small."""
+PROGRAM_SHARE, MOST_PAIRS = 0.3, 500
+"""Of what is left for bringing pods home, for an integer program, and (class, node) pairs up to which it is made: with 1,500 it
+takes most of a second, far beyond its share, and says nothing."""
 FULLNESS_S = 0.5
 """With less time left, nobody asks whether all pods can fit to the last byte; so much it counts for on a clock of work."""
 LEAST_S = 1e-6
@@ -295,7 +296,7 @@ def _bring_home(packing: Packing, node_of: IntArray, deadline: Deadline, seed: i
     """Fewer displaced pods at the same counts, and the fewest that are proved to be needed: where the packing is small by an
     integer program, and annealing as long as it is not proved that nothing is better."""
     fewest = 0
-    if is_small_enough(packing) and packing.num_displaced(node_of) and not deadline.is_over:
+    if packing.allowed.size <= MOST_PAIRS and packing.num_displaced(node_of) and not deadline.is_over:
         program = bring_home(packing, node_of, deadline.part(PROGRAM_SHARE), seed)
         node_of, fewest = program.node_of, program.fewest
     return _settle(packing, node_of, deadline, seed, fewest), fewest
