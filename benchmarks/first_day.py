@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from placement.learning.baselines import Target
 from placement.learning.boosted import QuantileModel
 from placement.learning.forecasting import Forecaster
 from placement.learning.horizons import EVERY_WORKLOAD
@@ -37,22 +36,22 @@ FIRST_H = (0, 1, 3, 6, 12, 24)
 """Hours of the first day at which it is cut to tell how good answers are."""
 
 
-def trees_of(day: UsageSeries, target: Target, seed: int) -> list[QuantileModel]:
+def trees_of(day: UsageSeries, seed: int) -> list[QuantileModel]:
     """Fitted on three quarters of a day's names, stopped by the others."""
     series = joined_days([day])
     recording = Recording(series, np.arange(HOUR, series.num_steps, HOUR), as_live=True)
-    samples = recording.samples(CPU, target)
+    samples = recording.samples(CPU, TARGET)
     held = (folds_of(len(series.workloads), 4, seed) == 0)[samples.workload]
-    effort = effort_for(target, Effort(30_000, by_weight=True), int((~held).sum()))
+    effort = effort_for(TARGET, Effort(30_000, by_weight=True), int((~held).sum()))
     return fit_bases(
         samples,
         resource=CPU,
-        target=target,
+        target=TARGET,
         train=~held,
         stop=held,
         effort=effort,
         seed=seed,
-        bases=bases_for(target, 1),
+        bases=bases_for(TARGET, 1),
     )
 
 
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     whole = read_planetlab(given.traces / "planetlab")[:DAYS]
-    models = trees_of(whole[0], TARGET, given.seed)
+    models = trees_of(whole[0], given.seed)
     days = [part_of(day, given.share, given.seed) for day in whole]
     begin = whole[0].start_s // STEP_S
     found: dict[str, object] = {"names": [len(day.workloads) for day in days], "trees": models[0].rounds}

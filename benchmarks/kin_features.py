@@ -26,11 +26,10 @@ from simulator.traces.usage_readers import read_usage
 TARGETS = (Target(1, PEAK), Target(1, P95), Target(6, PEAK), Target(6, P95))
 
 
-def made_up(
-    seed: int, *, namespaces: int = 24, images: int = 8, per_namespace: int = 10, days: int = 21
-) -> UsageSeries:
+def made_up(seed: int) -> UsageSeries:
     """Workloads whose level is half their namespace's, half their image's, with bursts and a daily rhythm of their own."""
     rng = np.random.default_rng(seed)
+    namespaces, images, per_namespace, days = 24, 8, 10, 21
     num, steps = namespaces * per_namespace, days * DAY
     namespace, image = np.arange(num) // per_namespace, rng.integers(0, images, num)
     level = rng.normal(0, 0.5, namespaces)[namespace] + rng.normal(0, 0.5, images)[image] + rng.normal(0, 0.4, num)

@@ -228,7 +228,7 @@ def test_intervals_by_day_widen_when_days_differ_as_a_whole() -> None:
 def test_a_knob_fitted_on_the_past_leaves_the_budget_of_violations() -> None:
     rng = np.random.default_rng(1)
     truth, prediction = rng.uniform(0.2, 0.4, 5000), rng.uniform(0.2, 0.4, 5000)
-    scaled = prediction * knob_for(truth, prediction, BUDGET)
+    scaled = prediction * knob_for(truth, prediction)
     found = outcome(truth, scaled)
     assert 0.8 * BUDGET <= found["violations"] <= BUDGET
     assert outcome(truth, truth)["violations"] == 0
@@ -237,7 +237,7 @@ def test_a_knob_fitted_on_the_past_leaves_the_budget_of_violations() -> None:
 
 def test_random_groups_never_exceed_their_size_and_hold_a_workload_once() -> None:
     cores = np.random.default_rng(0).choice([1.0, 2.0, 4.0, 8.0], 100)
-    groups = group_by_cores(cores, 64, np.random.default_rng(1))
+    groups = group_by_cores(cores, np.random.default_rng(1))
     members = np.concatenate(groups)
     assert len(members) == len(set(members.tolist()))
     assert all(cores[g].sum() <= 64 for g in groups)

@@ -87,18 +87,18 @@ LEAST_GAP = 1e-6
 MARGINS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.5, 1.6, 1.8, 2.0)
 
 
-def group_by_cores(cores: FloatArray, size: float, rng: np.random.Generator) -> list[IntArray]:
-    """Random groups of workloads, each filled in random order up to ``size`` cores; a last unfilled one is dropped."""
+def group_by_cores(cores: FloatArray, rng: np.random.Generator) -> list[IntArray]:
+    """Random groups of workloads, filled in random order up to :data:`NODE_CORES`; a last unfilled one is dropped."""
     groups: list[IntArray] = []
     current: list[int] = []
     used = 0.0
     for workload in rng.permutation(len(cores)):
-        if used + cores[workload] > size:
+        if used + cores[workload] > NODE_CORES:
             groups.append(np.array(current, dtype=np.int64))
             current, used = [], 0.0
         current.append(int(workload))
         used += float(cores[workload])
-    if used > 0.9 * size or not groups:
+    if used > 0.9 * NODE_CORES or not groups:
         groups.append(np.array(current, dtype=np.int64))
     return groups
 
@@ -200,10 +200,10 @@ def _published(
     return out
 
 
-def knob_for(truth: FloatArray, prediction: FloatArray, budget: float) -> float:
-    """Smallest factor with which at most ``budget`` of the predictions are below the truth."""
+def knob_for(truth: FloatArray, prediction: FloatArray) -> float:
+    """Smallest factor with which at most :data:`BUDGET` of the predictions are below the truth."""
     ratio = np.sort(truth / np.maximum(prediction, 1e-6))
-    rank = min(len(ratio) - 1, int(np.ceil((1 - budget) * (len(ratio) + 1))) - 1)
+    rank = min(len(ratio) - 1, int(np.ceil((1 - BUDGET) * (len(ratio) + 1))) - 1)
     return float(ratio[rank])
 
 
@@ -265,7 +265,7 @@ def judge(
     truth: FloatArray, prediction: FloatArray, day: IntArray, end_day: IntArray, test: BoolArray
 ) -> dict[str, float]:
     """Metrics on the test: as it is, at exactly 1 % in hindsight, and with knobs renewed daily from the past."""
-    hindsight = np.minimum(prediction * knob_for(truth[test], prediction[test], BUDGET), 1)
+    hindsight = np.minimum(prediction * knob_for(truth[test], prediction[test]), 1)
     ratio = truth / np.maximum(prediction, 1e-6)
     cautious, adaptive = prediction.copy(), prediction.copy()
     for today in np.unique(day[test]):
@@ -316,7 +316,7 @@ def evaluate(
     def grouped(rows: IntArray, times: int, *, rivals: bool) -> list[NodeSamples]:
         out = []
         for _ in range(times):
-            groups = [rows[g] for g in group_by_cores(cores[rows], NODE_CORES, rng)]
+            groups = [rows[g] for g in group_by_cores(cores[rows], rng)]
             out.append(node_samples(series, usage, members, groups, origins, rivals=rivals))
         return out
 
@@ -452,7 +452,7 @@ def _one(
     both = concatenate([half[0] for half in halves])
     joined = {name: np.concatenate([half[1][name] for half in halves]) for name in halves[0][1]}
     tables["unseen workloads, later days"] = _table(both, joined)
-    groups = group_by_cores(series.provisioned[CPU], NODE_CORES, np.random.default_rng(seed))
+    groups = group_by_cores(series.provisioned[CPU], np.random.default_rng(seed))
     nodes = nodes_of(series, usage, groups)
     span = slice(FIRST_TEST_DAY * DAY, usage.shape[1])
     before = slice(28 * DAY, FIRST_TEST_DAY * DAY)
