@@ -298,11 +298,22 @@ class Connection(asyncio.BufferedProtocol):
             answer = self._failed(error)
         self._drop_request(end, is_done=isinstance(answer, Response))
         if isinstance(answer, Response):
-            self._write(answer, keep)
+            self._write(answer, keep and (bool(self.have) or not self.is_ending))
+            self._give_way()
         else:
             self.is_busy = True
             task = asyncio.ensure_future(self._finish(answer, keep))
             task.add_done_callback(_consume)
+
+    def _give_way(self) -> None:
+        """Of many requests that came at once each is answered in a turn of its own: others need not wait for all."""
+        if self.have and not self.is_closing:
+            self.is_busy = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self.is_busy = False
+        self._go_on()
 
     def _drop_request(self, end: int, *, is_done: bool) -> None:
         """Leave in the buffer only what follows the request; the handler keeps it unless it is done with it."""

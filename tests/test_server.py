@@ -122,6 +122,27 @@ async def test_requests_on_one_connection_are_answered_in_order_whatever_their_s
             assert await answer(reader) == (200, body)
 
 
+async def test_whoever_asks_much_at_once_keeps_nobody_waiting_until_all_is_answered() -> None:
+    asked: list[bytes] = []
+
+    def handle(request: Request) -> Response:
+        asked.append(bytes(request.body))
+        if len(asked) == 1:
+            other.write(post(b"other"))
+        return Response(asked[-1])
+
+    async with serving(handler=handle) as server, connected(server) as (reader, writer):
+        _, other = await asyncio.open_connection("127.0.0.1", server.port)
+        many = [b"%d" % i for i in range(500)]
+        writer.write(b"".join(post(body) for body in many))
+        writer.write_eof()
+        for body in many:
+            assert await answer(reader) == (200, body)
+        assert await asyncio.wait_for(reader.read(), 10) == b"", "nothing is left to be asked"
+        assert asked.index(b"other") < 50
+        await hang_up(other)
+
+
 async def test_nothing_is_done_for_a_request_that_comes_after_the_last_one() -> None:
     """Its caller will send it again elsewhere: a pod would be counted twice."""
     done: list[bytes] = []
