@@ -64,7 +64,8 @@ class DiskLog(EventLog):
 
     __slots__ = (
         "_begins_s", "_discarded", "_dropped", "_file", "_is_broken", "_is_torn", "_metrics", "_pace", "_queue", "_segment",
-        "_settings", "_size", "_state", "_stop", "_strategies", "_thread", "_told", "_version", "_wants", "_writer", "folder",
+        "_settings", "_size", "_state", "_stop", "_strategies", "_thread", "_told", "_unflushed", "_version", "_wants", "_writer",
+        "folder",
     )  # fmt: skip
 
     def __init__(self, settings: LogSettings, metrics: Metrics, version: str, quiet: Quiet | None = None) -> None:
@@ -86,6 +87,8 @@ class DiskLog(EventLog):
         """Events that found the queue full, or came before it was whole again; the event loop alone counts here."""
         self._discarded = 0
         """Events that were taken and not written; the thread alone counts here."""
+        self._unflushed = 0
+        """Events that were written and may not be on the disk yet."""
         self._told = 0
         """Of both, those that the file says were lost."""
         self._wants = False
@@ -152,7 +155,8 @@ class DiskLog(EventLog):
 
     def _broken(self, error: OSError) -> None:
         log.warning("event log cannot be written", extra={"folder": str(self.folder), "error": str(error)})
-        lost = len(self._queue) + 1
+        lost = self._unflushed + len(self._queue) + 1
+        self._unflushed = 0
         self._queue.clear()
         self._discarded += lost
         self._metrics.log_dropped.inc(lost)
@@ -184,6 +188,7 @@ class DiskLog(EventLog):
                 self._open()
             self._write(self._writer.event(item))
             written += 1
+            self._unflushed += 1
         if self._file is not None:
             self._flush(told=self._mark_lost() if self._dropped + self._discarded > self._told else 0)
             self._metrics.log_events.inc(written)
@@ -206,6 +211,7 @@ class DiskLog(EventLog):
         """Put on the disk what was written; it tells of so many lost events more."""
         assert self._file is not None, "a segment is open"
         self._file.flush()
+        self._unflushed = 0
         self._told += told
 
     @property
@@ -229,7 +235,7 @@ class DiskLog(EventLog):
     def _rotate(self, checkpoint: _Checkpoint) -> None:
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file, self._unflushed = None, 0
             _compress(self._path)
         heals = checkpoint.heals or self._is_broken
         self._is_broken = True  # a segment is of no use before its checkpoint is whole

@@ -280,7 +280,7 @@ class Extender:
     def _prioritize(self, asker: _Asker, question: Question, spec: PodSpec) -> Outcome:
         engine, head = self.engine, question.head
         mode = engine.mode_of(head.namespace)
-        if mode in SILENT:
+        if mode in SILENT or engine.ledger.is_gone(head.uid):
             return wire.neutral_priorities(question, engine.table), mode
         held = engine.ledger.reservations.get(head.uid)
         if held is not None and (mode == "decide" or held.is_binding):
@@ -362,6 +362,8 @@ class Extender:
                 if why:
                     outcome = NOT_SERVING
                     victims = () if is_gpu else victims
+                elif self.engine.ledger.is_gone(asked.head.uid):
+                    victims, outcome = (), "trimmed"  # nobody gives way to a pod that is gone
                 else:
                     spec = self.engine.reader.spec(asked.pod)
                     keeps = spec.gpu is None or self.engine.ledger.is_settled(asked.head.uid)  # devices are not resized

@@ -506,6 +506,12 @@ async def test_a_pod_that_is_gone_is_not_decided_about(mode: str, tmp_path: Path
             # nodes that are named in neither are those where preemption does not help
             assert (answer["FailedNodes"], answer["Error"]) == ({}, "")
             assert answer["NodeNames"] == ([] if is_gpu or mode == "decide" else NAMES)
+        assert len(set((await scheduler.prioritize(pods[0], NAMES)).values())) == 1
+        victims = {NAMES[0]: {"Pods": [{"UID": "uid-other"}], "NumPDBViolations": 0}}
+        for pod, verb in zip(pods, ("/v1/preempt", "/v1/gpu/preempt"), strict=True):
+            answer = await scheduler.post(verb, {"Pod": pod, "NodeNameToMetaVictims": victims})
+            is_silent = verb == "/v1/preempt" and mode in ("shadow", "off")
+            assert answer["NodeNameToMetaVictims"] == (victims if is_silent else {}), "nobody gives way to it"
         assert not scheduler.app.ledger.reservations
 
 

@@ -385,6 +385,49 @@ def test_a_disk_that_is_full_for_long_is_not_filled_with_files_of_no_use(
         assert b'{"checkpoint":"end"}' in text
 
 
+def test_what_a_disk_lost_is_told_in_full_where_it_was_written_and_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many events go to the file's buffer before the disk is asked to keep them."""
+    monkeypatch.setattr(eventlog, "RETRY_S", 0.001)
+    room = [0]
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if not room[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, mode="r", **facts: (
+            io.BufferedWriter(Full(str(path), "wb"), 1 << 20) if mode == "wb" else opened(path, mode, **facts)
+        ),
+    )
+    metrics = Metrics()
+    disk = DiskLog(LogSettings(folder=str(tmp_path)), metrics, "test")
+    state = ClusterState(events=disk)
+    state.add_node(NodeSpec("n", ((CPU, 10**6),)))
+    for i in range(200):  # all of them wait when the thread begins
+        state.bind(f"u{i}", SPECS[0], "n")
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
+    for i in range(200, 5000):
+        state.bind(f"u{i}", SPECS[0], "n")
+        time.sleep(0.005)
+        if not room[0] and disk._discarded:
+            room[0] = 1
+            missed = len(state.residents)
+        if disk._told:
+            break
+    disk.close()
+    _, events, lost = read_log(tmp_path)
+    assert set(rebuild(events).residents) == set(state.residents)
+    assert f"ullage_log_dropped_total {lost:.1f}" in metrics.expose().decode()
+    assert lost >= missed - 1
+
+
 def test_a_disk_that_is_full_at_the_end_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -119,7 +119,8 @@ class Plan:
             return
         slack = ROUNDING * max(1.0, abs(self.bound))
         above = self.value - self.bound if not self.minimised else self.bound - self.value
-        assert above <= slack, f"plan {self.kind}: value {self.value} is beyond its bound {self.bound}"
+        if not above <= slack:
+            raise ValueError(f"plan {self.kind}: value {self.value} is beyond its bound {self.bound}")
 
     @property
     def gap_share(self) -> float | None:
