@@ -515,6 +515,16 @@ async def test_a_pod_that_is_gone_is_not_decided_about(mode: str, tmp_path: Path
         assert not scheduler.app.ledger.reservations
 
 
+async def test_a_pod_that_was_never_seen_is_not_turned_away_for_what_a_caller_says_of_it(tmp_path: Path) -> None:
+    """Whoever asks to bind it by another name makes it look gone; the watch may only be late."""
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        pod = pod_object("late")
+        assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
+        error = await scheduler.bind({"metadata": pod["metadata"] | {"name": "other"}}, NAMES[0])
+        assert error == "ullage: the pod is gone"
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+
+
 @pytest.mark.parametrize("milli", [0, 600])
 async def test_a_pod_that_runs_is_not_turned_away_from_its_own_node(milli: int, tmp_path: Path) -> None:
     """kube-scheduler asks about it where its resize in place waits (``InPlacePodVerticalScalingSchedulerPreemption``, 1.37), and
