@@ -49,22 +49,28 @@ class SlowServer:
         yield  # makes it an iterator
 
 
-@pytest.mark.parametrize("status", [504, 410], ids=["timed out", "too old before it ended"])
-async def test_lists_that_fail_are_asked_for_less_and_less_often_and_that_is_said_once(
-    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    server, pauses = SlowServer(status), list[float]()
+async def pauses_against(server: Any, number: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The first pauses of a reflector, by the server's own clock."""
+    pauses: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
-        if len(pauses) == 12:
+        if len(pauses) == number:
             raise asyncio.CancelledError
 
-    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # lists only
+    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await reflector.run()
+    return pauses
+
+
+@pytest.mark.parametrize("status", [504, 410], ids=["timed out", "too old before it ended"])
+async def test_lists_that_fail_are_asked_for_less_and_less_often_and_that_is_said_once(
+    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses = await pauses_against(SlowServer(status), 12, monkeypatch)
     assert pauses[-1] >= LONGEST_WAIT_S / 2
     assert [record.getMessage() for record in caplog.records] == ["watch interrupted"]
 
@@ -89,18 +95,7 @@ class RefusingServer:
 async def test_a_fault_that_comes_again_after_a_watch_that_lasted_is_told_again(
     lasts_s: float, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server, pauses = RefusingServer(lasts_s), list[float]()
-    monkeypatch.setattr(time, "monotonic", lambda: server.now_s)
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 5:
-            raise asyncio.CancelledError
-
-    reflector = Reflector("pods", "/api/v1/pods", Nothing(), server, Metrics())  # type: ignore[arg-type]  # no calls
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    with pytest.raises(asyncio.CancelledError):
-        await reflector.run()
+    await pauses_against(RefusingServer(lasts_s), 5, monkeypatch)
     assert [record.getMessage() for record in caplog.records] == ["watch interrupted"] * told
 
 
