@@ -600,6 +600,22 @@ def test_a_hundred_nodes_are_consolidated_far_beyond_the_prefix_search() -> None
     assert result.gap_share < 0.02
 
 
+def test_a_prefix_search_that_looks_at_prices_deletes_the_dearest_for_the_same_moves() -> None:
+    count = np.eye(1, 4, 0, np.int64) + np.eye(1, 4, 1, np.int64) * 2  # one pod on a cheap node, two on a dear one
+    fleet = Fleet(
+        request=np.array([[1]]),
+        count=count,
+        free=np.array([[0, 0, 2, 0]]),
+        allowed=np.ones((1, 4), bool),
+        deletable=np.array([True, True, False, False]),
+        usd_per_hour=np.array([1.0, 5.0, 1.0, 1.0]),
+    )
+    assert prefix_search(fleet, max_moves=2).usd_per_hour == 1
+    by_price = prefix_search(fleet, max_moves=2, per_usd=True)
+    assert by_price.usd_per_hour == 5
+    assert fleet_violations(fleet, by_price, 2) == []
+
+
 def test_a_choice_that_was_cut_short_is_made_again_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[bool] = []
 

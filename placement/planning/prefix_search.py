@@ -1,6 +1,7 @@
 """The rival: what Karpenter's multi-node consolidation does, delete-only.
 
-Sort the nodes by pods, and search for the longest prefix whose pods fit elsewhere.
+Sort the nodes by pods, and search for the longest prefix whose pods fit elsewhere. Karpenter does not look at prices
+when it sorts; ``per_usd`` does, and is the stronger rival.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ from placement.resources import BoolArray, IntArray
 
 PREFIX_CANDIDATES = 100
 PREFIX_ROUNDS = 10
+LEAST_USD = 1e-9
 
 
-def prefix_search(fleet: Fleet, *, max_moves: int | None = None) -> Emptied:
+def prefix_search(fleet: Fleet, *, max_moves: int | None = None, per_usd: bool = False) -> Emptied:
     """Karpenter's multi-node consolidation, delete-only, repeated up to ten times within one move budget.
 
-    Per round: candidates by pod count, the first hundred; binary search for the longest prefix whose pods fit on all
-    other nodes, first-fit decreasing.
+    Per round: candidates by pod count (``per_usd``: by pods per USD), the first hundred; binary search for the longest
+    prefix whose pods fit on all other nodes, first-fit decreasing.
     """
+    worth = np.maximum(fleet.usd_per_hour, LEAST_USD) if per_usd else np.ones(fleet.free.shape[1])
     budget = int(fleet.pods.sum()) if max_moves is None else max_moves
     deleted = np.zeros(fleet.free.shape[1], np.bool_)
     arrivals = np.zeros_like(fleet.count)
     for _ in range(PREFIX_ROUNDS):
         count = fleet.count + arrivals
-        order = np.argsort(np.where(deleted | ~fleet.deletable, 1 << 40, count.sum(axis=0)), kind="stable")
+        order = np.argsort(np.where(deleted | ~fleet.deletable, np.inf, count.sum(axis=0) / worth), kind="stable")
         candidates = [int(n) for n in order[:PREFIX_CANDIDATES] if fleet.deletable[n] and not deleted[n]]
         left = budget - int(fleet.pods[deleted].sum())
         found = _longest_prefix(fleet, count, deleted, arrivals, candidates, left)
