@@ -31,6 +31,7 @@ from simulator.reproduce.eurosys import (
     outcome,
     over_by_day,
     own_factors,
+    reactive,
     upper_bound,
 )
 from simulator.reproduce.forecast import coverage_intervals
@@ -362,6 +363,22 @@ def test_the_adaptive_knob_rises_after_overspending_and_falls_after_quiet_days()
     worse = ratio + np.where(day >= 15, 0.02 * (day - 14), 0)
     better = ratio - np.where(day >= 15, 0.02 * (day - 14), 0)
     assert adaptive_knob(*over_by_day(worse, day)) > plain > adaptive_knob(*over_by_day(better, day))
+
+
+def test_what_is_renewed_seldom_reacts_late_and_what_looks_back_for_longer_sells_less() -> None:
+    usage = np.full((1, 4 * DAY), 1.0, np.float32)
+    usage[0, 3 * DAY + 6 :] = 4
+    limits, before, test = np.array([10.0]), slice(0, 2 * DAY), slice(2 * DAY, 4 * DAY)
+    at_once = reactive(usage, limits, test, before)
+    seldom = reactive(usage, limits, test, before, every=24)
+    assert at_once["margin"] == seldom["margin"] == 1.05
+    assert at_once["violations"] == pytest.approx(1 / (2 * DAY - 1))
+    assert seldom["violations"] == pytest.approx(
+        19 / (2 * DAY - 1)
+    )  # from the seventh sample of two hours to their end
+    usage[0, 3 * DAY + 7 :] = 1
+    looks = [reactive(usage, limits, test, before, look=look)["savings"] for look in (12, DAY)]
+    assert looks[0] > looks[1]
 
 
 def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(tmp_path: Path) -> None:
