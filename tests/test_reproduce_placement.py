@@ -74,9 +74,15 @@ def test_an_attack_is_measured_beside_no_mechanism(trace: Trace) -> None:
 def test_attacks_are_pooled_over_seeds() -> None:
     first = {
         "adversary": "a", "over_cpu_guaranteed_share": 0.004, "over_without_mechanism": 0.0, "fell_after_s": 3600,
-        "within_budget": True, "oom_kills": 1, "usd": 5.0, "usd_without_mechanism": 10.0,
+        "within_budget": True, "oom_kills": 1, "usd": 5.0, "usd_without_mechanism": 10.0, "over_cpu_worst_day": 0.05,
     }  # fmt: skip
-    second = first | {"over_cpu_guaranteed_share": 0.02, "fell_after_s": None, "within_budget": False, "usd": 7.0}
+    second = first | {
+        "over_cpu_guaranteed_share": 0.02,
+        "fell_after_s": None,
+        "within_budget": False,
+        "usd": 7.0,
+        "over_cpu_worst_day": 0.02,
+    }
     other = first | {"adversary": "b", "fell_after_s": None}
     one, two = attacks([first, other, second])
     assert (one["adversary"], one["seeds"], one["over"], one["over_low"], one["over_high"]) == (
@@ -88,6 +94,7 @@ def test_attacks_are_pooled_over_seeds() -> None:
     )
     assert (one["within_budget"], one["fell"], one["fell_after_s_most"], one["oom_kills"]) == (False, 1, 3600, 2)
     assert one["usd_to_best_fit"] == pytest.approx(0.6)
+    assert one["over_worst_day"] == 0.05
     assert (two["within_budget"], two["fell"], two["fell_after_s_most"]) == (True, 0, None)
 
 

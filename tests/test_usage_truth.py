@@ -76,6 +76,19 @@ def test_a_node_over_its_cpu_throttles_what_exceeds_it_and_counts_the_lost_work(
     assert truth.used_core_s == pytest.approx(4.0 * HOUR_S)
 
 
+def test_the_worst_day_is_not_averaged_away_nor_made_of_a_moment():
+    trace = _trace([_spec("a"), _spec("b")], [1000, 1000], [1, 1], hours=50)
+    usage = trace.usage
+    busy = (usage.time_s >= 26 * HOUR_S) & (usage.time_s < 27 * HOUR_S) | (usage.time_s >= 49 * HOUR_S)
+    truth = UsageTruth(replace(usage, cpu_millicores=np.where(busy, 3000, 1000)), measured_from_s=HOUR_S)
+    _run(trace, truth, end_s=49 * HOUR_S)
+    told = truth.summary()
+    assert told["over_cpu_worst_day"] == pytest.approx(
+        1 / 24
+    )  # of the hours 25 to 49; hour 49 is one step of the next day
+    assert told["over_cpu_guaranteed_share"] == pytest.approx(13 / (48 * 12 + 1))
+
+
 def test_a_node_over_its_memory_kills_who_exceeds_his_request_and_its_owner_restarts_it():
     trace = _trace([_spec("honest", gib=5), _spec("greedy")], [100, 100], [4.5, 6.0])
     truth = UsageTruth(trace.usage)

@@ -164,6 +164,7 @@ def attacks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         falls = [row["fell_after_s"] for row in mine if row["fell_after_s"] is not None]
         line |= {
             "within_budget": all(row["within_budget"] for row in mine),
+            "over_worst_day": max(row["over_cpu_worst_day"] for row in mine),
             "fell": len(falls),
             "fell_after_s_most": max(falls, default=None),
             "oom_kills": sum(row["oom_kills"] for row in mine),

@@ -208,6 +208,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         line |= {k: float(np.mean([r[k] for r in mine])) for k in KEYS[:-1]}
         line |= {"nodes_low": min(r["nodes_mean"] for r in mine), "nodes_high": max(r["nodes_mean"] for r in mine)}
         line |= {"over_low": min(over), "over_high": max(over), "within_budget": max(over) <= BUDGET}
+        line["over_worst_day"] = max(r["over_cpu_worst_day"] for r in mine)
         line["usd_to_best_fit"] = float(
             np.mean([r["usd"] / base[r["seed"]] for r in mine if r["seed"] in base] or [np.nan])
         )

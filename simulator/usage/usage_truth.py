@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from simulator.traces.trace import Usage
 
 RESTART_S = 30
+DAY_S = 86_400
 LOADS_EVERY_S = 3600
 CHART_POINTS, MAP_COLUMNS, MAP_ROWS = 160, 96, 30
 WHOLE = 2**40
@@ -112,6 +113,8 @@ class UsageTruth:
     over_cpu_steps: int = 0
     over_cpu_guaranteed_steps: int = 0
     """Node-steps in which pods that are not on reclaimed capacity wanted more CPU than the node has."""
+    days: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
+    """Day since records began → node-steps over CPU by such pods, all node-steps, steps."""
     over_memory_steps: int = 0
     oom_kills: int = 0
     oom_kills_reclaimed: int = 0
@@ -172,6 +175,10 @@ class UsageTruth:
         self.node_steps += int(alive.sum())
         self.over_cpu_steps += int(over.sum())
         self.over_cpu_guaranteed_steps += int(self.over_now.sum())
+        day = self.days[(replay.time_s - self.measured_from_s) // DAY_S]
+        day[0] += int(self.over_now.sum())
+        day[1] += int(alive.sum())
+        day[2] += 1
         self.over_memory_steps += int(over_memory.sum())
         self.oom_kills += int(killed.sum())
         self.oom_kills_reclaimed += int((killed & sold).sum())
@@ -193,11 +200,14 @@ class UsageTruth:
             self.loads.append((replay.time_s, shares))
 
     def summary(self) -> dict[str, Any]:
-        """JSON-ready; shares are of node-time."""
+        """JSON-ready; shares are of node-time; ``over_cpu_worst_day`` is by guaranteed pods, of whole days."""
         steps = max(self.node_steps, 1)
+        by_guaranteed = self.over_cpu_guaranteed_steps / steps
+        whole = [over / max(alive, 1) for over, alive, num in self.days.values() if num >= DAY_S // self.every_s]
         return {
             "over_cpu_share": self.over_cpu_steps / steps,
-            "over_cpu_guaranteed_share": self.over_cpu_guaranteed_steps / steps,
+            "over_cpu_guaranteed_share": by_guaranteed,
+            "over_cpu_worst_day": max(whole, default=by_guaranteed),
             "over_memory_share": self.over_memory_steps / steps,
             "oom_kills": self.oom_kills,
             "oom_kills_reclaimed": self.oom_kills_reclaimed,
