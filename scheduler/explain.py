@@ -131,9 +131,9 @@ def in_words(record: Record, fleet: Fleet | None, node: str = "", attempts: int 
     lines += _rejected(record, told)
     if node:
         lines.append(f"  why not {node}? {told['whyNot']['words']}")
-    source = "what was asked for" if record.prediction_source == "request" else record.prediction_source
-    use = {k: v for k, v in record.prediction.items() if isinstance(v, int)}
-    lines.append(f"  expected use: {asked_for(use)} (from {source})")
+    is_learned = record.prediction_source != "request"
+    source = f"upper quantile, from {record.prediction_source}" if is_learned else "from what was asked for"
+    lines.append(f"  expected use: {asked_for(record.prediction)} ({source})")
     lines.append(
         f"  by strategy {record.strategy} ({record.strategy_digest}), knowledge {record.knowledge or 'none'}, "
         f"ledger version {record.version}" + (f", in {took * 1000:.2f} ms" if (took := record.duration_s) else "")

@@ -20,12 +20,13 @@ from msgspec import Struct
 
 from placement import log as placement_log
 from placement.errors import ConfigError
+from placement.knowledge import Forecasts
 from placement.log import Asked, Event, EventLog
 from placement.nodes import NodeSpec
 from placement.playback import apply, offered
 from placement.pods import PodSpec
 from placement.rejections import MAX_KNOWN, Rejections, Standing
-from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
+from placement.resources import CPU, MEMORY, NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.clocks import calm_s
@@ -101,6 +102,7 @@ class Taken(Struct, gc=False):
     answered: Answered
     strategy: Strategy
     top: Top
+    forecasts: Forecasts | None
     standing: Standing | None = None
     idle: BoolArray | None = None
     """``(N,)`` bool: nodes that held nothing but daemons."""
@@ -110,7 +112,7 @@ class Taken(Struct, gc=False):
 
     def record(self, last: dict[int, Masks] | None = None) -> Record:
         """All of it, written out; ``last`` remembers masks by class, which mostly are what they were the last time."""
-        record = record_of(self.answered, self.strategy)
+        record = record_of(self.answered, self.strategy, self.forecasts)
         record.top = self.top.entries()
         record.runner_up = runner_up(record.top, record.node)
         record.is_exact = self.is_exact
@@ -157,7 +159,8 @@ def take(
     """The chosen node and the best others with their parts, and reasons, of a ledger that does not count the pod yet."""
     decision, spec = answered.decision, answered.spec
     top, standing = best_of(strategy, state, spec, candidates, decision, known)
-    return Taken(answered, strategy, top, standing, is_exact=state.version == decision.version)
+    is_exact = state.version == decision.version
+    return Taken(answered, strategy, top, state.knowledge.forecasts, standing, is_exact=is_exact)
 
 
 def best_of(
@@ -262,7 +265,8 @@ class Recorder:
         strategy = engine.strategy if decision.strategy == engine.strategy.digest else engine.fallback
         if len(self._queue) > self.settings.queue // 2 or len(answered.candidates) != state.num_rows:
             rows, totals = ([decision.row], [decision.score]) if decision.is_placed else ([], [])
-            self._queue.append(Taken(answered, strategy, top_of(strategy, state, answered.spec, rows, totals)))
+            top = top_of(strategy, state, answered.spec, rows, totals)
+            self._queue.append(Taken(answered, strategy, top, state.knowledge.forecasts))
             return
         taken = take(answered, strategy, state, self._known, answered.candidates)
         taken.idle = self._idle.mask(state)
@@ -315,10 +319,13 @@ class Recorder:
             self._thread.join(timeout=10)
 
 
-def record_of(answered: Answered, strategy: Strategy) -> Record:
-    """The part of a record that costs nothing."""
+def record_of(answered: Answered, strategy: Strategy, forecasts: Forecasts | None) -> Record:
+    """The part of a record that asks nothing of the ledger."""
     decision, asked = answered.decision, requested(answered.spec)
     use = {k: v for k, v in asked.items() if isinstance(v, int) and k != "priority"}
+    forecast = None if forecasts is None else forecasts.of_pod(answered.spec)
+    if forecast is not None:
+        use |= {CPU: forecast.cpu, MEMORY: forecast.memory}
     return Record(
         id=answered.decision_id,
         asked_s=answered.wall_s,
@@ -341,7 +348,7 @@ def record_of(answered: Answered, strategy: Strategy) -> Record:
         knowledge=decision.knowledge,
         request=asked,
         prediction=use,
-        prediction_source="request",
+        prediction_source="request" if forecast is None else forecast.rung,
         top=[],
         reasons={},
     )

@@ -147,9 +147,9 @@ class Record:
     knowledge: str
     request: dict[str, Any]
     prediction: dict[str, Any]
-    """Expected use by resource, in the resource's unit."""
+    """Use by resource that the forecast is not to exceed, in the resource's unit; of what none is made, what was asked for."""
     prediction_source: str
-    """The rung that made it; ``request`` = nothing learned, what was asked for."""
+    """The rung that the forecast stands on; ``request`` = nothing learned."""
     top: list[dict[str, Any]]
     """Best candidates, best first: node, score, parts by scorer."""
     reasons: dict[str, int]

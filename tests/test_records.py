@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.errors import ConfigError
+from placement.knowledge import Forecast, Forecasts
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, PodRules, PodSpec, PodTerm
 from placement.rejections import Rejections, rejections
@@ -32,7 +33,7 @@ from scheduler.ledger import Seen
 from scheduler.recorder import record_log, record_of
 from scheduler.records import IDLE, Fleet, Query, Record, RecordReader, RecordStore
 from scheduler.settings import RecordSettings
-from tests.live_engine import Live, cpu_pod
+from tests.live_engine import GIB, Live, cpu_pod
 from tests.slow_reasons import reasons
 
 GIB = 2**30
@@ -189,7 +190,7 @@ def test_a_file_that_is_deleted_to_make_room_is_begun_anew(tmp_path: Path, patte
     store = RecordStore(tmp_path / "records.db")
     live = Live(tmp_path / "other.db")
     taken: list[Record] = []
-    live.engine.listeners.append(lambda answered: taken.append(record_of(answered, live.engine.strategy)))
+    live.engine.listeners.append(lambda answered: taken.append(record_of(answered, live.engine.strategy, None)))
     for name in ("first", "second"):
         live.ask(name, cpu_pod(1))
     live.recorder.close()
@@ -342,6 +343,20 @@ def test_explain_answers_in_words_and_says_why_not_another_node(live: Live, tmp_
     assert told["chosen"]["node"] == "n1"
     assert told["whyNot"]["why"] == "outscored"
     assert told["finally"] == {"node": "n2", "unixSeconds": told["finally"]["unixSeconds"], "asChosen": False}
+
+
+def test_expected_use_is_what_was_forecast_then_and_else_what_was_asked_for(live: Live, tmp_path: Path) -> None:
+    forecast = Forecast(250, GIB, 200, GIB // 2, rung="history")
+    live.state.learn(live.state.knowledge.but(forecasts=Forecasts({"shop/StatefulSet/db": forecast})))
+    live.ask("db-0", cpu_pod(1, owner="StatefulSet/db"))
+    live.ask("web-0", cpu_pod(1))
+    live.state.learn(live.state.knowledge.but(forecasts=Forecasts({})))
+    live.recorder.close()
+    known, unknown = read(tmp_path / "records.db")
+    assert known.prediction == {**unknown.prediction, "cpu": 250, "memory": GIB}
+    assert "expected use: 0.25 cores, 1 GiB (upper quantile, from history)" in in_words(known, None)
+    assert "expected use: 1 core" in in_words(unknown, None)
+    assert "(from what was asked for)" in in_words(unknown, None)
 
 
 def test_a_node_below_those_that_are_shown_is_told_the_least_score_of_these(live: Live, tmp_path: Path) -> None:
