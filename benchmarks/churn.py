@@ -217,7 +217,7 @@ def outage(cluster: Cluster, turn: int) -> float:
 def learn(cluster: Cluster, turn: int) -> float:
     """Something was learned."""
     state = cluster.ledger.state
-    workload = Workload.of([PodSpec(request=((CPU, 100 + turn), (MEMORY, GIB)))], [1], "bench")
+    workload = Workload.of([PodSpec(request=((CPU, 100 + turn), (MEMORY, GIB)))], [1])
     began = time.perf_counter()
     state.learn(state.knowledge.but(workload=workload))
     return time.perf_counter() - began

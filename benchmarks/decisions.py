@@ -71,8 +71,8 @@ def with_forecasts(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace
         cpu, memory = (
             int(spec.amount(r) * share) for r, share in zip((CPU, MEMORY), rng.uniform(0.1, 0.9, 2), strict=True)
         )
-        of[workload_of(spec.namespace, spec.owner)] = Forecast(cpu, memory, cpu // 2, memory // 2, cpu // 8, 0, "model")
-    return replace(trace, specs=specs), replace(knowledge, forecasts=Forecasts(of, "6h-peak", "made up"))
+        of[workload_of(spec.namespace, spec.owner)] = Forecast(cpu, memory, cpu // 2, memory // 2, "model")
+    return replace(trace, specs=specs), replace(knowledge, forecasts=Forecasts(of, "6h-peak"))
 
 
 def with_lifetimes(trace: Trace, knowledge: Knowledge, seed: int) -> tuple[Trace, Knowledge]:
@@ -170,7 +170,7 @@ def churn(folder: Path, runs: int) -> dict[str, Any]:
     renamed = {workload_of(spec.namespace, f"StatefulSet/class-{i}"): spec for i, spec in enumerate(trace.specs)}
     assert known.forecasts is not None, "just made"
     of = {workload_of(renamed[name].namespace, renamed[name].owner): one for name, one in known.forecasts.of.items()}
-    forecasts = replace(options, knowledge=replace(neutral, forecasts=Forecasts(of, "6h-peak", "made up")))
+    forecasts = replace(options, knowledge=replace(neutral, forecasts=Forecasts(of, "6h-peak")))
     cases = [Case(name, name, trace, options) for name in ("best-fit", "priced")]
     cases += [Case(f"{name}+forecasts", name, trace, forecasts) for name in PREDICTED]
     cases += [Case(f"{name}+lifetimes", name, trace, options, recorder) for name in LIVING]

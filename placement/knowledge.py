@@ -62,15 +62,11 @@ class Workload:
 
     kinds: tuple[Kind, ...]
     counts: tuple[int, ...]
-    source: str = ""
-    """Where it was learned, for reports: "whole trace", "pods seen so far"."""
     leaving: bool = field(default=False, repr=False)
     """Whether its pods have been seen to leave; else room that is taken stays taken."""
 
     @classmethod
-    def of(
-        cls, specs: Iterable[PodSpec], counts: Iterable[int], source: str = "", *, leaving: bool = False
-    ) -> Workload:
+    def of(cls, specs: Iterable[PodSpec], counts: Iterable[int], *, leaving: bool = False) -> Workload:
         """Merge classes of equal kind; zero counts are dropped."""
         merged: dict[Kind, int] = {}
         for spec, count in zip(specs, counts, strict=True):
@@ -78,7 +74,7 @@ class Workload:
                 kind = Kind.of(spec)
                 merged[kind] = merged.get(kind, 0) + int(count)
         kinds = tuple(sorted(merged))
-        return cls(kinds, tuple(merged[kind] for kind in kinds), source, leaving)
+        return cls(kinds, tuple(merged[kind] for kind in kinds), leaving)
 
     def typical(self) -> tuple[TypicalKind, ...]:
         """FGD's typical pods: the shortest list of the most common kinds that covers :data:`TYPICAL_SHARE` of all pods.
@@ -117,7 +113,6 @@ class DevicePrices:
 
     groups: tuple[tuple[str, int, int], ...]
     worth: IntArray
-    source: str = ""
 
     def __post_init__(self) -> None:
         if self.worth.shape != (len(self.groups), DEVICE_MILLI + 1):
@@ -163,7 +158,7 @@ NUM_WINDOWS = 6
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one pod of a workload will use in the coming window: upper quantile, mean and deviation, in ledger units.
+    """What one pod of a workload will use in the coming window: upper quantile and mean, in ledger units.
 
     The upper quantiles are what is placed by. ``rung`` says what they stand on (``model``, ``history``,
     ``siblings`` or ``request``), ``age_s`` how old the newest sample behind them is.
@@ -173,8 +168,6 @@ class Forecast:
     memory: int
     mean_cpu: int
     mean_memory: int
-    deviation_cpu: int = 0
-    deviation_memory: int = 0
     rung: str = "request"
     age_s: int = 0
     windows: tuple[tuple[int, int], ...] = ()
@@ -198,8 +191,6 @@ class Forecasts:
     of: Mapping[str, Forecast]
     target: str = ""
     """Window and statistic: ``6h-peak``."""
-    source: str = ""
-    """Model and data behind them, for reports."""
 
     def of_pod(self, spec: PodSpec) -> Forecast | None:
         """The forecast of one pod of this class; None = count its request."""
@@ -305,7 +296,6 @@ class Lifetimes:
     """Of the population, for pods of whom nothing else is known."""
     as_of_s: int = 0
     """Ledger time at which this was learned; ages and exit times are as seen from here."""
-    source: str = ""
 
     def of_pod(self, spec: PodSpec) -> Lifespan:
         """The lifespan of pods of this class."""
@@ -377,7 +367,7 @@ class Knowledge:
     def neutral(cls) -> Knowledge:
         """Knows nothing: no kind is typical, and every share is worth its size."""
         worth = np.arange(DEVICE_MILLI + 1, dtype=np.int64)[None, :] << 20
-        return cls(0, Workload((), (), "nothing"), DevicePrices((("", 0, 0),), worth, "nothing"))
+        return cls(0, Workload((), ()), DevicePrices((("", 0, 0),), worth))
 
     def but(
         self,

@@ -207,7 +207,7 @@ def _asked(workload: Workload, groups: list[_Group]) -> list[tuple[Kind, int]]:
     return [(k, c) for k, c in pairs if k.count and c and k.cpu <= cpu and k.memory <= memory]
 
 
-def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "") -> DevicePrices:
+def device_prices(workload: Workload, nodes: Iterable[NodeSpec]) -> DevicePrices:
     """Prices for ``workload`` on ``nodes``, at a demand just past what the fleet can hold.
 
     Raises
@@ -241,7 +241,7 @@ def device_prices(workload: Workload, nodes: Iterable[NodeSpec], source: str = "
         total, num = merged.get(key, (np.zeros(DEVICE_MILLI + 1), 0))
         merged[key] = (total + worth * group.count, num + group.count)
     table = np.array([np.rint(total / num * COST_UNIT) for total, num in merged.values()], np.int64)
-    return DevicePrices(tuple(merged), table, source)
+    return DevicePrices(tuple(merged), table)
 
 
 def has_devices(workload: Workload, nodes: Iterable[NodeSpec]) -> bool:

@@ -40,7 +40,7 @@ def warm_up(strategies: Iterable[Strategy]) -> None:
     prices = DevicePrices((("model", 4, 64_000),), worth)
     distinct = list({s.digest: s for s in strategies}.values())
     for leaving in (False, True):
-        workload = Workload.of(_SPECS, [1] * len(_SPECS), "warm-up", leaving=leaving)
+        workload = Workload.of(_SPECS, [1] * len(_SPECS), leaving=leaving)
         state.learn(Knowledge().but(workload=workload, prices=prices))
         for strategy in distinct:
             _ask_everything(strategy, state)

@@ -289,9 +289,7 @@ class Replay:
             last_arrival_s=int(arrival[-1]) if num else 0,
             specs=trace.specs,
             classes=trace.pods.spec,
-            workload=Workload.of(
-                trace.specs, np.bincount(trace.pods.spec, minlength=len(trace.specs)).tolist(), "whole trace"
-            ),
+            workload=Workload.of(trace.specs, np.bincount(trace.pods.spec, minlength=len(trace.specs)).tolist()),
         )
         for node in trace.nodes:
             self._node_up(node)
@@ -642,16 +640,14 @@ class Replay:
         """
         here = np.frombuffer(self.has_ended, np.bool_)[:num_seen] == 0
         counts = np.bincount(self.trace.pods.spec[:num_seen][here], minlength=len(self.trace.specs))
-        workload = Workload.of(
-            self.trace.specs, counts.tolist(), f"pods here after {num_seen} arrivals", leaving=self._leaving
-        )
+        workload = Workload.of(self.trace.specs, counts.tolist(), leaving=self._leaving)
         nodes = [node for node in self.state.nodes if node is not None]
         prices = None
         if "prices" in self.strategy.needs:
             from placement.prices import device_prices, has_devices
 
             if has_devices(workload, nodes):
-                prices = device_prices(workload, nodes, workload.source)
+                prices = device_prices(workload, nodes)
         self.state.learn(self.state.knowledge.but(workload=workload, prices=prices), time_s=self.time_s)
         self._learn_at = 2 * num_seen
 

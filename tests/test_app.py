@@ -801,7 +801,7 @@ async def test_a_volume_that_gets_bound_decides_where_its_pod_may_go(tmp_path: P
 
 async def test_a_workload_that_was_given_is_learned_before_anything_is_decided(tmp_path: Path) -> None:
     share = GpuRequest(1, 300)
-    workload = Workload.of([PodSpec(request=((CPU, 1000),), gpu=share)], [10], "given")
+    workload = Workload.of([PodSpec(request=((CPU, 1000),), gpu=share)], [10])
     path = tmp_path / "workload.json"
     path.write_bytes(msgspec.json.encode(workload))
     async with cluster() as api, running(api, tmp_path, strategy="priced", knowledge=str(path)) as scheduler:

@@ -22,7 +22,7 @@ def _known() -> Knowledge:
     return Knowledge(3, forecasts=Forecasts(of, "6h-peak"), lifetimes=lifetimes)
 
 
-def test_the_digest_is_the_one_that_stands_in_logs_of_older_builds() -> None:
+def test_the_digest_is_of_all_that_is_known_and_of_nothing_that_was_made_of_it() -> None:
     known = _known()
     assert known.forecasts is not None
     assert known.lifetimes is not None

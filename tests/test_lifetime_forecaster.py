@@ -109,7 +109,7 @@ async def test_serve_and_replay_know_the_same_at_every_look(tmp_path: Path, fold
     assert looks >= end_s // 300 - 1
     assert rungs == {"population", "history"} | ({"model"} if with_model else set())
     if with_model:
-        assert lifetimes_of(live.state.knowledge).source == f"hazards, model {folder.name}"
+        assert serving.forecaster.source == f"hazards, model {folder.name}"
         text = live.metrics.expose().decode()
         assert 'ullage_lifetime_trusted{workloads="known"} 1.0' in text
         assert 'ullage_lifetime_workloads{rung="model"} 6.0' in text, "sizes are told by the population"
@@ -210,7 +210,7 @@ def test_another_model_has_to_earn_trust_anew_and_none_falls_to_the_history(fold
     forecaster.use(None)
     known = lifetimes_of(forecaster.renewed(replay.state.knowledge, 8 * 3600))
     assert {one.rung for one in known.of.values()} == {"history", "population"}
-    assert known.source == "hazards"
+    assert forecaster.source == "hazards"
 
 
 def test_a_refit_goes_on_with_the_trust_of_the_model_before_and_a_foreign_model_does_not(folder: Path) -> None:
@@ -706,14 +706,14 @@ async def test_a_model_that_cannot_be_used_is_counted_and_the_history_answers(tm
     await serving.turn()
     await serving.turn()
     assert 'ullage_fallback_total{reason="lifetime model refused"} 1.0' in live.metrics.expose().decode()
-    assert lifetimes_of(live.state.knowledge).source == "hazards"
+    assert serving.forecaster.source == "hazards"
     (broken / "card.json").write_text(boosted.card_text(card))
     await serving.turn()
     assert 'ullage_fallback_total{reason="lifetime model refused"} 2.0' in live.metrics.expose().decode()
     for name in ("lifetimes.txt", "lifetime-classes.txt"):  # the card came first
         (broken / name).write_bytes((folder / name).read_bytes())
     await serving.turn()
-    assert lifetimes_of(live.state.knowledge).source == "hazards, model model"
+    assert serving.forecaster.source == "hazards, model model"
 
 
 async def test_falls_jumps_and_limits_are_metrics(tmp_path: Path) -> None:
@@ -736,14 +736,13 @@ def test_a_comparison_learns_lifetimes_where_it_is_asked_to_or_the_model_tells_o
     by_the_hour(owners=4, hours=3).save(tmp_path / "t.ullage")
     question = Question((path,), ("nilas",), until="empty")
     asked, told = replace(question, learn_lifetimes=True), replace(question, model=str(folder))
-    for number, (changed, source) in enumerate(
-        ((question, ""), (asked, "hazards"), (told, f"hazards, model {folder.name}"))
-    ):
+    learned = {"history", "population"}
+    for number, (changed, rungs) in enumerate(((question, set()), (asked, learned), (told, {*learned, "model"}))):
         log_folder = tmp_path / f"log-{number}"
         (row,) = compare(changed, jobs=1, log=str(log_folder)).rows
         assert row["metrics"]["placed"] == row["metrics"]["pods"]
         _, events, _ = read_log(log_folder)
-        sources = {e.detail.lifetimes.source for e in events if e.kind == log.KNOWLEDGE and e.detail.lifetimes}
-        assert sources == ({source} if source else set())
+        known = [e.detail.lifetimes for e in events if e.kind == log.KNOWLEDGE and e.detail.lifetimes]
+        assert {lifespan.rung for lifetimes in known for lifespan in lifetimes.of.values()} == rungs
     with pytest.raises(ConfigError, match=r"best-fit would not read them; choose one of .*nilas"):
         cells_of(replace(asked, strategies=("best-fit",)))

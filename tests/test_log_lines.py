@@ -155,12 +155,16 @@ def test_after_a_loss_a_checkpoint_makes_whole_what_follows(
 
 
 def test_knowledge_survives_the_disk_with_its_digest() -> None:
-    workload = Workload((Kind(100, 5, 400, 1, ("T4",)),), (3,), "seen", leaving=True)
-    prices = DevicePrices((("T4", 2, 4000),), np.arange(1001, dtype=np.int64).reshape(1, -1), "lp")
+    workload = Workload((Kind(100, 5, 400, 1, ("T4",)),), (3,), leaving=True)
+    prices = DevicePrices((("T4", 2, 4000),), np.arange(1001, dtype=np.int64).reshape(1, -1))
     knowledge = Knowledge().but(workload=workload, prices=prices)
     writer = LineWriter()
     lines = [writer.header(), writer.event(Event(0, log.KNOWLEDGE, knowledge.digest, detail=knowledge))]
     (event,) = LineReader().events(lines, "memory")
+    assert event.detail.digest == knowledge.digest
+    older = lines[1].replace(b'"leaving":true', b'"leaving":true,"source":"who told it in older builds"')
+    assert older != lines[1]
+    (event,) = LineReader().events([lines[0], older], "memory")
     assert event.detail.digest == knowledge.digest
 
 

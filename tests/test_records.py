@@ -36,8 +36,6 @@ from scheduler.settings import RecordSettings
 from tests.live_engine import GIB, Live, cpu_pod
 from tests.slow_reasons import reasons
 
-GIB = 2**30
-
 
 @pytest.fixture
 def live(tmp_path: Path) -> Live:

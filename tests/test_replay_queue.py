@@ -281,9 +281,9 @@ def test_a_pod_that_waits_backs_off_longer_after_its_second_attempt() -> None:
     assert placements(outcome)["waits"] == [14], "tried at 10 and at 12, when one has ended, and then after two seconds"
 
 
-@pytest.mark.parametrize(("learn_from", "source"), [(2, "pods here after 3 arrivals"), (64, "nothing")])
+@pytest.mark.parametrize(("learn_from", "num_pods"), [(2, 2), (64, 0)])
 def test_what_was_learned_before_anybody_left_is_learned_anew_when_the_first_one_does(
-    learn_from: int, source: str
+    learn_from: int, num_pods: int
 ) -> None:
     pods = [("a", TWO, 0, 10), ("b", TWO, 1, 20), ("c", TWO, 2, LONG_S), ("d", TWO, 15, LONG_S)]
     options = ReplayOptions(end_s=30, learn_from=learn_from)
@@ -291,7 +291,7 @@ def test_what_was_learned_before_anybody_left_is_learned_anew_when_the_first_one
     replay.run()
     workload = replay.state.knowledge.workload
     assert workload is not None
-    assert (workload.source, workload.leaving) == (source, learn_from == 2)
+    assert (sum(workload.counts), workload.leaving) == (num_pods, learn_from == 2)
 
 
 def test_what_a_replay_learns_of_prices_is_of_the_nodes_that_are_there() -> None:

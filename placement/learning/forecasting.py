@@ -492,7 +492,7 @@ class Forecaster:
             new = self._forecast(known, known.answers, now_s)
             kept = before.get(workload)
             found[workload] = new if kept is None else _kept(kept, new, known.answers.requested)
-        return Forecasts(found, self.target.name, self.rungs.source)
+        return Forecasts(found, self.target.name)
 
     def _forecast(self, known: _Known, answers: Answers, now_s: float) -> Forecast:
         age_s = max(0.0, now_s - known.last_s)
@@ -500,14 +500,13 @@ class Forecaster:
         of = answers.of
         rung = self._rung_of(of) if age_s < self.stale_s else REQUEST
         old = min(1.0, max(0.0, (age_s - self.fresh_s) / (self.stale_s - self.fresh_s)))
-        uppers, means, deviations, parts = [], [], [], []
+        uppers, means, parts = [], [], []
         for resource in LEARNED:
             wants = asked.get(resource, 0)
             said, factor = of.get(resource), self.factor(rung, resource)
             if said is None or factor is None or rung not in said.uppers:
                 uppers.append(wants)
                 means.append(wants)
-                deviations.append(0)
                 parts.append([wants] * len(next((p.parts for p in of.values()), ())))
                 continue
             upper = said.uppers[rung]
@@ -515,12 +514,11 @@ class Forecaster:
             guaranteed = _aged(_limited(said.ordinary if said.parts else upper, factor, wants), wants, old)
             uppers.append(guaranteed)
             means.append(min(round(said.mean), guaranteed))
-            deviations.append(round(said.deviation))
             parts.append([_aged(_limited(upper if isnan(p) else p, factor, wants), wants, old) for p in said.parts])
         windows = tuple((c, m) for c, m in zip(*parts, strict=True)) if rung != REQUEST else ()
-        (cpu, memory), (mean_cpu, mean_memory), (deviation_cpu, deviation_memory) = uppers, means, deviations
+        (cpu, memory), (mean_cpu, mean_memory) = uppers, means
         coarse_s = int(age_s) // STEP_S * STEP_S
-        return Forecast(cpu, memory, mean_cpu, mean_memory, deviation_cpu, deviation_memory, rung, coarse_s, windows)
+        return Forecast(cpu, memory, mean_cpu, mean_memory, rung, coarse_s, windows)
 
     def oldest_s(self, now_s: float) -> float:
         """Age of the oldest usage behind a forecast that does not stand on the request; 0 without any."""
@@ -696,13 +694,7 @@ def _kept(old: Forecast, new: Forecast, requested: Requests) -> Forecast:
     moved = abs(new.mean_cpu - old.mean_cpu), abs(new.mean_memory - old.mean_memory)
     if all(by <= ROUND * requested.get(resource, 0) for by, resource in zip(moved, (CPU, MEMORY), strict=True)):
         return old
-    return replace(
-        old,
-        mean_cpu=min(new.mean_cpu, old.cpu),
-        mean_memory=min(new.mean_memory, old.memory),
-        deviation_cpu=new.deviation_cpu,
-        deviation_memory=new.deviation_memory,
-    )
+    return replace(old, mean_cpu=min(new.mean_cpu, old.cpu), mean_memory=min(new.mean_memory, old.memory))
 
 
 def rungs_below(rung: str) -> int:

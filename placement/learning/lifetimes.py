@@ -351,7 +351,7 @@ class LifetimeForecaster:
         }
         everyone = np.array([self.history.hazards(None, now_s)])
         (population,) = lifespans(everyone, [NONE if self.history.is_blank else POPULATION])
-        told = Lifetimes(of, population, now_s, self.source)
+        told = Lifetimes(of, population, now_s)
         told.changes(self._told)
         self._told = told
         return told

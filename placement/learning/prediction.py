@@ -351,7 +351,6 @@ class Prediction:
     uppers: Mapping[str, float]
     """Rung → upper quantile."""
     mean: float
-    deviation: float
     """Of the last day."""
     ordinary: float = 0.0
     """95th percentile of the last week; like :attr:`parts` only where parts of the day are wanted."""
@@ -622,29 +621,24 @@ def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int, is_new: B
     return [tuple(ratios) for ratios in found]
 
 
-Usual = tuple[float, float, float, tuple[float, ...]]
+Usual = tuple[float, float, tuple[float, ...]]
 
 
 def _usual(share: SingleArray, scale: FloatArray, parts: bool, end_s: int) -> list[Usual]:
-    """Of each workload the mean and deviation of the last day; with ``parts``, P95 and parts of the day of a week."""
+    """Of each workload the mean of the last day; with ``parts``, P95 and parts of the day of a week."""
     day = share[:, -DAY:]
     count = np.isfinite(day).sum(axis=1)
     total = np.nansum(day, axis=1, dtype=np.float64)
-    mean = total / np.maximum(count, 1)
-    square = np.nansum((day - mean[:, None]) ** 2, axis=1) / np.maximum(count, 1)
-    mean, deviation = np.where(count, mean, 1.0) * scale, np.sqrt(square) * scale
+    mean = np.where(count, total / np.maximum(count, 1), 1.0) * scale
     if not parts:
-        return [(m, d, 0.0, ()) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
+        return [(m, 0.0, ()) for m in mean.tolist()]
     week = share[:, -PARTS_DAYS * DAY :]
     part = (end_s // STEP_S - np.arange(week.shape[1])[::-1]) % DAY // (DAY // NUM_WINDOWS)
     known = np.where(np.isnan(week), -1.0, week)
     most = np.stack([known[:, part == p].max(axis=1, initial=-1.0) for p in range(NUM_WINDOWS)], axis=1)
     largest = np.where(most < 0, np.nan, most * scale[:, None])
     ordinary = percentiles(week, 0.95) * scale
-    return [
-        (m, d, o, tuple(p))
-        for m, d, o, p in zip(mean.tolist(), deviation.tolist(), ordinary.tolist(), largest.tolist(), strict=True)
-    ]
+    return [(m, o, tuple(p)) for m, o, p in zip(mean.tolist(), ordinary.tolist(), largest.tolist(), strict=True)]
 
 
 def percentiles(past: SingleArray, share: float) -> FloatArray:

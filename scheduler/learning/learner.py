@@ -56,7 +56,7 @@ def price(workload: Workload, nodes: list[NodeSpec]) -> DevicePrices | None:
     Where it fails, that must not end those who answer.
     """
     try:
-        return device_prices(workload, nodes, source=workload.source)
+        return device_prices(workload, nodes)
     except ImportError:
         log.warning('prices need the solver; install "ullage[plan]", or the fallback strategy decides')
     except ConfigError as error:
@@ -108,7 +108,7 @@ class Learner:
         faded = {kind: int(count * keeps) for kind, count in self._here.items()}
         seen = {kind: max(now.get(kind, 0), faded.get(kind, 0)) for kind in sorted(now.keys() | faded.keys())}
         self._here = {kind: count for kind, count in seen.items() if count}
-        return Workload((*self._here,), (*self._here.values(),), "pods here", self._leaving)
+        return Workload((*self._here,), (*self._here.values(),), self._leaving)
 
     async def learn(self) -> None:
         """Learn once and tell the ledger, if anything changed."""

@@ -278,7 +278,7 @@ class Alike:
     def act(self, replay: Replay) -> None:
         """Tell it as of now."""
         (everyone,) = lifespans(np.array([[ALIKE] * (len(AGES_S) - 1) + [1.0]]))
-        alike = Lifetimes({}, everyone, replay.time_s, "alike")
+        alike = Lifetimes({}, everyone, replay.time_s)
         replay.state.learn(replay.state.knowledge.but(lifetimes=alike), time_s=replay.time_s)
 
 

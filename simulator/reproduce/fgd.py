@@ -87,8 +87,8 @@ class Protocol:
         """Read a variant and learn what the protocol grants: the distribution of the whole pod list."""
         trace = read_openb(data, variant=variant, departures=False)
         counts = np.bincount(trace.pods.spec, minlength=len(trace.specs))
-        workload = Workload.of(trace.specs, counts.tolist(), "whole pod list")
-        knowledge = Knowledge(0, workload, device_prices(workload, trace.nodes, "whole pod list"))
+        workload = Workload.of(trace.specs, counts.tolist())
+        knowledge = Knowledge(0, workload, device_prices(workload, trace.nodes))
         folder = data / "fgd-atc23"
         return cls(
             variant,

@@ -170,4 +170,4 @@ def workload_of(trace: Trace) -> Workload:
     weights = stays // 60 + 1 if leaving else np.ones(len(pods), np.int64)
     counts = np.zeros(len(trace.specs), np.int64)
     np.add.at(counts, pods.spec, weights)
-    return Workload.of(trace.specs, counts.tolist(), f"trace {trace.manifest.name}", leaving=leaving)
+    return Workload.of(trace.specs, counts.tolist(), leaving=leaving)

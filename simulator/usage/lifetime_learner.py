@@ -73,7 +73,7 @@ class TrueLifetimes:
             spec = specs[pods.spec[pod]]
             self._told[pod] = workload_of(spec.namespace, spec.owner), self._of(int(self.life_s[pod]))
         of = dict([self._told[pod] for pod in sorted(chosen)])
-        lifetimes = Lifetimes(of, self._everyone, now, "truth")
+        lifetimes = Lifetimes(of, self._everyone, now)
         replay.state.learn(replay.state.knowledge.but(lifetimes=lifetimes), time_s=now)
 
     def _of(self, life_s: int) -> Lifespan:

@@ -104,12 +104,12 @@ def story(recorded: Trace, num_pods: int, seed: int) -> Story:
     rows += [(f"s{i:05d}", spec, start + i) for i, spec in enumerate(stream)]
     trace = Trace.of("lockstep", recorded.nodes, [(n, s, at, leaves.get(n, NEVER)) for n, s, at in rows])
     counts = np.bincount(recorded.pods.spec, minlength=len(recorded.specs))
-    return Story(trace, Workload.of(recorded.specs, counts.tolist(), "whole pod list"), start)
+    return Story(trace, Workload.of(recorded.specs, counts.tolist()), start)
 
 
 def simulate(told: Story, strategy: str) -> dict[str, tuple[str, int]]:
     """Pod → (node, devices), by the simulator."""
-    prices = device_prices(told.workload, told.trace.nodes, "whole pod list")
+    prices = device_prices(told.workload, told.trace.nodes)
     options = ReplayOptions(
         knowledge=Knowledge(0, told.workload, prices),
         retries=False,
