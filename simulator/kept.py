@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from placement.errors import PlacementError, why
 from placement.whole_files import whole_file
 
-FORMAT = 12
-"""Counts up whenever equal questions are answered otherwise than before, so that older cells are computed again."""
+ROOT = Path(__file__).parent.parent
 
 
+@cache
 def code_version() -> str:
-    """What a cell's key must name besides its question: equal ones answer alike."""
-    return f"{FORMAT}-{metadata.version('ullage')}"
+    """What a cell's key must name besides its question: a digest of the code that answers, so that equal ones answer alike."""
+    digest = hashlib.sha256()
+    for package in ("placement", "simulator"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def kept(folder: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

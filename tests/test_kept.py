@@ -47,10 +47,18 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         kept(tmp_path / "file" / "cache", "k", dict)
 
 
-def test_cells_of_code_that_answers_otherwise_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_version()
-    monkeypatch.setattr(keeping, "FORMAT", keeping.FORMAT + 1)
-    assert code_version() != before
+def test_cells_of_other_code_have_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "ROOT", tmp_path)
+    module = tmp_path / "placement" / "learning" / "usage.py"
+    module.parent.mkdir(parents=True)
+    seen = set()
+    for text in ("a = 1", "a = 2", "a = 1"):
+        module.write_text(text)
+        seen.add(code_version.__wrapped__())
+    assert len(seen) == 2
+    module.rename(module.with_name("use.py"))
+    seen.add(code_version.__wrapped__())
+    assert len(seen) == 3
 
 
 def test_a_trace_of_equal_content_and_another_name_or_calendar_is_another_cell(tmp_path: Path) -> None:
