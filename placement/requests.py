@@ -1,10 +1,10 @@
-"""What a pod asks for, as kube-scheduler counts it (``component-helpers/resource/helpers.go`` of 1.36): containers, init
+"""What a pod asks for, as kube-scheduler counts it (``component-helpers/resource/helpers.go`` of 1.37): containers, init
 containers, restartable sidecars, pod-level resources, overhead, resizes in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import structs
 
@@ -27,6 +27,7 @@ from placement.resources import (
 )
 
 Amounts = dict[str, int]
+_Read = Callable[[Container, ContainerStatus | None], Quantities | None]
 
 
 def _amounts(quantities: Quantities | None) -> Amounts:
@@ -44,8 +45,7 @@ def _raise_to(into: Amounts, more: Mapping[str, int]) -> None:
 
 
 def _in_flight(pod: Pod, asked: Amounts, running: Resources | None, allocated: Quantities | None) -> Amounts:
-    """What counts while something is resized: the largest of what is asked for, runs, and is allocated; what is asked for
-    counts no more once that is refused."""
+    """What counts of a pod's own resources while they are resized, in the same way as of its containers."""
     if running is None:
         return asked
     counted = {} if is_resize_refused(pod) else asked
@@ -59,28 +59,38 @@ def is_resize_refused(pod: Pod) -> bool:
     return next((c.reason for c in pod.status.conditions or () if c.type == "PodResizePending"), "") == "Infeasible"
 
 
-def _container(pod: Pod, container: Container, status: ContainerStatus | None, missing: Mapping[str, int]) -> Amounts:
-    """One container's request."""
-    asked = _amounts(container.resources.requests if container.resources else None)
-    if status is not None:
-        asked = _in_flight(pod, asked, status.resources, status.allocatedResources)
-    return {**missing, **asked}
+def _asked(container: Container, status: ContainerStatus | None) -> Quantities | None:
+    """What a container asks for."""
+    return container.resources.requests if container.resources else None
 
 
-def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Amounts:
-    """What the pod asks for in all, as kube-scheduler's filters see it; ``missing`` fills in absent requests."""
-    missing = missing or {}
-    spec, status = pod.spec, pod.status
-    statuses = {s.name: s for s in (*(status.containerStatuses or ()), *(status.initContainerStatuses or ()))}
+def _allocated(container: Container, status: ContainerStatus | None) -> Quantities | None:
+    """What its node has promised it, if its kubelet says."""
+    return status.allocatedResources if status else None
+
+
+def _running(container: Container, status: ContainerStatus | None) -> Quantities | None:
+    """What it runs with, if its kubelet says."""
+    return status.resources.requests if status and status.resources else None
+
+
+def _sum(pod: Pod, missing: Mapping[str, int], *reads: _Read) -> Amounts:
+    """What the containers of a pod need in all; each needs what the first of ``reads`` says that says something."""
+    status = pod.status
+    statuses = {s.name: s for s in (*(status.initContainerStatuses or ()), *(status.containerStatuses or ()))}
+
+    def need_of(container: Container) -> Amounts:
+        found = (read(container, statuses.get(container.name)) for read in reads)
+        return {**missing, **_amounts(next((one for one in found if one is not None), None))}
+
     total: Amounts = {}
-    for container in spec.containers or ():
-        _add(total, _container(pod, container, statuses.get(container.name), missing))
+    for container in pod.spec.containers or ():
+        _add(total, need_of(container))
     sidecars: Amounts = {}
     peak: Amounts = {}
-    for container in spec.initContainers or ():
-        is_sidecar = container.restartPolicy == "Always"  # others cannot be resized
-        need = _container(pod, container, statuses.get(container.name) if is_sidecar else None, missing)
-        if is_sidecar:
+    for container in pod.spec.initContainers or ():
+        need = need_of(container)
+        if container.restartPolicy == "Always":
             _add(total, need)
             _add(sidecars, need)
             need = dict(sidecars)
@@ -88,6 +98,23 @@ def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Am
             _add(need, sidecars)
         _raise_to(peak, need)
     _raise_to(total, peak)
+    return total
+
+
+def effective_requests(pod: Pod, missing: Mapping[str, int] | None = None) -> Amounts:
+    """What the pod asks for in all, as kube-scheduler's filters see it; ``missing`` fills in absent requests.
+
+    While it is resized, the largest sum counts: of what is asked for, allocated, or runs. (Before 1.37 the sum of what is
+    the largest for each container, which is more where one grows while another shrinks.) What is asked for counts no more
+    once that is refused, but where a kubelet says nothing.
+    """
+    missing = missing or {}
+    spec, status = pod.spec, pod.status
+    total = _sum(pod, missing, _asked)
+    if status.containerStatuses or status.initContainerStatuses:
+        total = {} if is_resize_refused(pod) else total
+        _raise_to(total, _sum(pod, missing, _allocated, _asked))
+        _raise_to(total, _sum(pod, missing, _running, _allocated, _asked))
     if spec.resources is not None and spec.resources.requests:
         asked = _amounts(spec.resources.requests)
         counted = _in_flight(pod, dict(asked), status.resources, status.allocatedResources)

@@ -42,14 +42,15 @@ def running(cpu: str, allocated: str, name: str = "c") -> dict[str, Any]:
         ("8", [running("1", "2")], 8000),
         ("1", [running("4", "2")], 4000),
         ("1", [running("2", "4")], 4000),
-        ("8", [{"name": "c", "allocatedResources": {"cpu": "9"}}], 8000),
+        ("8", [{"name": "c", "allocatedResources": {"cpu": "9"}}], 9000),
+        ("8", [{"name": "c", "resources": {"limits": {"cpu": "9"}}}], 8000),
         ("8", [running("1", "9", name="other")], 8000),
     ],
 )
 def test_a_resize_in_flight_counts_with_the_most_of_what_is_asked_running_and_allocated(
     asked: str, status: list[dict[str, Any]], counted: int
 ) -> None:
-    """``determineEffectiveRequests``; a kubelet that does not say what runs has resized nothing."""
+    """``AggregateContainerRequests``."""
     for conditions in (None, DEFERRED):
         found = pod({"containers": [container(asked)]}, {"containerStatuses": status, "conditions": conditions})
         assert effective_requests(found) == {CPU: counted}
@@ -62,12 +63,20 @@ def test_a_resize_that_its_node_can_never_grant_takes_no_room() -> None:
     assert class_key(refused) != class_key(pod({"containers": [container("64")]}, {**status, "conditions": DEFERRED}))
 
 
-def test_only_sidecars_among_init_containers_are_resized() -> None:
+def test_init_containers_are_resized_as_others_are() -> None:
     spec = {"containers": [container("1")], "initContainers": [container("2", "i")]}
     status = {"initContainerStatuses": [running("9", "9", "i")]}
-    assert effective_requests(pod(spec, status)) == {CPU: 2000}
+    assert effective_requests(pod(spec, status)) == {CPU: 9000}
     spec["initContainers"][0]["restartPolicy"] = "Always"
     assert effective_requests(pod(spec, status)) == {CPU: 10_000}
+
+
+@pytest.mark.parametrize(("conditions", "counted"), [(DEFERRED, 7000), (INFEASIBLE, 6000)])
+def test_containers_that_are_resized_one_up_one_down_count_with_the_largest_sum(conditions: Any, counted: int) -> None:
+    """Not with the sum of the largest, 10, as before Kubernetes 1.37: such a node would be offered and refused."""
+    spec = {"containers": [container("5", "up"), container("2", "down")]}
+    status = {"containerStatuses": [running("1", "1", "up"), running("5", "4", "down")], "conditions": conditions}
+    assert effective_requests(pod(spec, status)) == {CPU: counted}
 
 
 @pytest.mark.parametrize(("conditions", "counted"), [(None, 6000), (INFEASIBLE, 3000)])
