@@ -41,6 +41,10 @@ NOT_SERVING = "not serving"
 """Outcome while the view is not complete or another replica leads: neutral, and the caller is to connect anew, for
 kube-scheduler would stay with us, as long as its connection lasts, when the Service has long turned to the new leader."""
 
+BEHIND = "view behind"
+"""Outcome where kube-scheduler sees room and we do not, for no reason of ours: it places the pod, which would wait, or evict
+others, for nothing else."""
+
 SILENT = ("off", "shadow")
 """Modes in which the stanza for all pods changes nothing."""
 
@@ -164,7 +168,7 @@ class Extender:
         after, asker.after = asker.after, None  # it holds the asker: no cycle is left for the collector
         if after is not None:
             after()
-        if outcome in ("error", "deadline", NOT_SERVING):
+        if outcome in ("error", "deadline", NOT_SERVING, BEHIND):
             self.engine.metrics.fallback.labels(outcome).inc()
         see_nodes, see_duration = self._observers(asker.verb, outcome)
         see_nodes(num_nodes)
@@ -266,9 +270,11 @@ class Extender:
         if decision.is_placed:
             passes = rows == decision.row
             return wire.filter_some(question, engine.table, passes, ((NOT_CHOSEN, ~passes),)), "decided"
-        nothing = np.zeros(len(rows), np.bool_)
-        reasons = (*self._device_reasons(spec, rows), (NO_ROOM, ~nothing))
-        return wire.filter_some(question, engine.table, nothing, reasons), "rejected"
+        passes, reasons = engine.is_behind(spec, rows), self._device_reasons(spec, rows)
+        if spec.gpu is not None:
+            passes &= ~reasons[-1][1]
+        outcome = BEHIND if passes.any() else "rejected"
+        return wire.filter_some(question, engine.table, passes, (*reasons, (NO_ROOM, ~passes))), outcome
 
     @staticmethod
     def _at(mask: BoolArray, rows: IntArray) -> BoolArray:

@@ -146,8 +146,8 @@ async def test_the_log_tells_pods_that_were_there_at_the_start_from_those_that_c
     assert before_s - 1 <= begin_of(header, events.events) <= time.time() + 1, "in whole seconds"
 
 
-def bound(name: str) -> dict[str, Any]:
-    body = pod_object(name)
+def bound(name: str, **asks: Any) -> dict[str, Any]:
+    body = pod_object(name, **asks)
     body["spec"]["nodeName"] = NAMES[0]
     return body
 
@@ -525,6 +525,36 @@ async def test_a_pod_that_was_never_seen_is_not_turned_away_for_what_a_caller_sa
         assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
 
 
+async def test_a_view_that_is_late_keeps_no_pod_waiting(tmp_path: Path) -> None:
+    """kube-scheduler has seen who left and which node came. Were the answer no, it would evict others where it can, and ask
+    again when something else happens: in a quiet cluster in five minutes."""
+    async with cluster(gpus=1, nodes=2) as api:
+        for i, milli in enumerate((0, 600)):
+            full = bound(f"full-{i}", cpu="8", milli=milli)
+            full["spec"]["nodeName"] = NAMES[i]
+            full["metadata"]["annotations"] = {"ullage.dev/devices": "0"} if milli else {}
+            api.put("pods", full)
+        async with running(api, tmp_path) as scheduler:
+            await until(lambda: len(scheduler.app.engine.state.residents) == 2)
+            api.is_silent = True
+            for i in range(2):
+                api.delete("pods", f"full-{i}", "default")
+            first, second, shares, few = (
+                pod_object("p", cpu="8"), pod_object("q"), pod_object("g", milli=600), pod_object("h", milli=300)
+            )  # fmt: skip
+            assert (await scheduler.filter(first, NAMES[:2]))["NodeNames"] == NAMES[:2]
+            assert (await scheduler.filter(second, ["new"]))["NodeNames"] == ["new"]
+            answer = await scheduler.filter(shares, [*NAMES[:2], "new"], gpu=True)
+            assert answer["NodeNames"] == NAMES[:1], (
+                "where devices are said to be taken, or are not known, none is given"
+            )
+            assert await scheduler.bind(shares, NAMES[0]) != "", "until the room is seen, which is soon"
+            assert (await scheduler.filter(few, NAMES[1:2], gpu=True))["NodeNames"] == NAMES[1:2]
+            assert not scheduler.app.ledger.reservations
+            fallbacks = scheduler.app.metrics.registry.get_sample_value
+            assert fallbacks("ullage_fallback_total", {"reason": "view behind"}) == 4
+
+
 @pytest.mark.parametrize("milli", [0, 600])
 async def test_a_pod_that_runs_is_not_turned_away_from_its_own_node(milli: int, tmp_path: Path) -> None:
     """kube-scheduler asks about it where its resize in place waits (``InPlacePodVerticalScalingSchedulerPreemption``, 1.37), and
@@ -821,7 +851,7 @@ async def test_without_knowledge_the_fallback_decides_until_pods_were_seen(tmp_p
 
 
 async def test_a_running_pod_with_a_nonsensical_gpu_request_still_counts_what_it_takes(tmp_path: Path) -> None:
-    async with cluster(nodes=1) as api:
+    async with cluster(nodes=2) as api:
         pod = pod_object("odd", milli=700, cpu="6")
         pod["metadata"]["annotations"]["ullage.dev/gpu-count"] = "lots"
         pod["spec"]["nodeName"] = NAMES[0]
@@ -831,7 +861,7 @@ async def test_a_running_pod_with_a_nonsensical_gpu_request_still_counts_what_it
             assert state.taken[state.lane("cpu"), 0] == 6000
             assert state.taken[state.lane("ullage.dev/gpu-milli"), 0] == 700
             other = api.put("pods", pod_object("p", cpu="4"))
-            assert (await scheduler.filter(other, NAMES[:1]))["NodeNames"] == []
+            assert (await scheduler.filter(other, NAMES[:2]))["NodeNames"] == NAMES[1:2]
             pending = api.put("pods", pod_object("q", milli=700))
             pending["metadata"]["annotations"]["ullage.dev/gpu-count"] = "lots"
             assert "does not divide" in (await scheduler.filter(pending, NAMES[:1], gpu=True))["Error"]
