@@ -340,6 +340,15 @@ def _controllers(owners: Owners) -> list[KindSink]:
     return found
 
 
+ZONE_LABELS = frozenset(
+    f"{domain}/{kind}"
+    for domain in ("topology.kubernetes.io", "failure-domain.beta.kubernetes.io")
+    for kind in ("zone", "region")
+)
+"""By these labels of a volume kube-scheduler keeps pods in its zone. Whoever makes a volume that has them has written the same
+as node terms for years: a volume without those is not modelled."""
+
+
 def _volumes(volumes: dict[str, tuple[NodeTerm, ...]]) -> KindSink:
     """The node terms that a volume requires."""
 
@@ -347,8 +356,11 @@ def _volumes(volumes: dict[str, tuple[NodeTerm, ...]]) -> KindSink:
         volume = _decode_volume(raw)
         affinity = volume.spec.nodeAffinity
         required = affinity.required if affinity is not None else None
-        terms = () if required is None else tuple(node_term(t) for t in required.nodeSelectorTerms or ())
-        volumes[volume.metadata.name] = terms
+        if required is None and ZONE_LABELS & (volume.metadata.labels or {}).keys():
+            volumes.pop(volume.metadata.name, None)
+        else:
+            terms = () if required is None else tuple(node_term(t) for t in required.nodeSelectorTerms or ())
+            volumes[volume.metadata.name] = terms
         return volume.metadata.name
 
     def lose(name: str) -> None:

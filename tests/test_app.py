@@ -827,6 +827,11 @@ async def test_a_volume_that_gets_bound_decides_where_its_pod_may_go(tmp_path: P
             assert (await scheduler.filter(pod, NAMES))["NodeNames"] == [NAMES[2]]
             api.delete("persistentvolumes", "pv")
             await until(lambda: not reader.volumes)
+            labels = {"topology.kubernetes.io/zone": "z2"}  # by which kube-scheduler goes, too
+            api.put("persistentvolumes", {"metadata": {"name": "pv", "labels": labels}, "spec": {}})
+            api.put("persistentvolumes", {"metadata": {"name": "other"}, "spec": {}})
+            await until(lambda: "other" in reader.volumes)
+            assert reader.spec(json.dumps(pod).encode()).unmodelled == ("claim disk",), "no plan takes it elsewhere"
 
 
 async def test_a_workload_that_was_given_is_learned_before_anything_is_decided(tmp_path: Path) -> None:
