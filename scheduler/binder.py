@@ -184,22 +184,26 @@ class Binder:
         ApiError : the API does not answer; nothing is known then.
         ConfigError, WireError : the pod was edited until it makes no sense; it is not bound, for a bound one always does.
         """
+        ledger = self.engine.ledger
+        known = ledger.pods.get(uid) or ledger.reservations.get(uid)
+        if known is not None:  # a caller who gives one pod's UID and another's name says nothing of the former
+            name, namespace = known.name, known.namespace
         if not can_exist(namespace, name):
-            self.engine.ledger.lose(uid)
+            ledger.deny(uid)
             return None
         try:
             body = await self.api.call("GET", pod_path(namespace, name), timeout_s=5)
         except ApiError as error:
             if error.status != 404:
                 raise
-            self.engine.ledger.lose(uid)
+            ledger.deny(uid)
             return None
         seen = self.engine.reader.pod(body)
-        if seen.uid != uid or seen.has_ended:
-            self.engine.ledger.lose(uid)
+        if seen.uid != uid:
+            ledger.deny(uid)
             return None
-        self.engine.ledger.see(seen)
-        return seen
+        ledger.see(seen)
+        return None if seen.has_ended else seen
 
     async def settle_overdue(self) -> bool:
         """Look up reservations past their time: bound ones are confirmed, gone ones buried, unbound ones forgotten, unless

@@ -151,8 +151,7 @@ class Ledger:
         """Template (namespace, owner, hash) → UID of an evicted pod → where its replacement belongs."""
         self._waiting: dict[str, dict[str, bool]] = {}
         """Node that is not known → pods on it, and whether they ran there before it went."""
-        self._tombstones: dict[str, bool] = {}
-        """Who ended, and whether it had been seen before: what a caller says of somebody else proves nothing."""
+        self._tombstones: dict[str, None] = {}
         self._adrift: dict[str, tuple[Reservation, PodSpec]] = {}
         """UID → what was being bound to a node when that went: the Binding may take effect, and the node come back."""
         self._disbelieved: dict[str, int] = {}
@@ -333,6 +332,15 @@ class Ledger:
                 self._expect(seen)
         self._drop(uid, "deleted")
 
+    def deny(self, uid: str) -> None:
+        """The API has no such pod under the name by which it is known here. One that was seen is gone; of one that was not
+        nothing is kept, and nothing is known: its name is what a caller said, and the watch may only be late."""
+        if uid in self.pods:
+            self.lose(uid)
+        else:
+            self._adrift.pop(uid, None)
+            self._drop(uid, "deleted")
+
     def _wait_no_longer(self, uid: str, node: str) -> bool:
         """Whether it had run on that node before the node went."""
         waiting = self._waiting.get(node, {})
@@ -342,7 +350,7 @@ class Ledger:
         return has_run
 
     def _bury(self, uid: str) -> None:
-        self._tombstones[uid] = self._tombstones.get(uid, False) or uid in self.pods
+        self._tombstones[uid] = None
         if len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
 
@@ -470,13 +478,13 @@ class Ledger:
     # ── what we decided ───────────────────────────────────────────────────────────────────────
 
     def is_gone(self, uid: str) -> bool:
-        """Whether the pod was there and is known to have ended."""
-        return self._tombstones.get(uid, False)
+        """Whether the pod is known to have ended."""
+        return uid in self._tombstones
 
     def is_settled(self, uid: str) -> bool:
         """Whether the pod is seen on a node, or known to have ended: nothing is left to decide."""
         seen = self.pods.get(uid)
-        return uid in self._tombstones or (seen is not None and bool(seen.node))
+        return self.is_gone(uid) or (seen is not None and bool(seen.node))
 
     def assume(
         self,

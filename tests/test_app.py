@@ -522,7 +522,7 @@ async def test_a_pod_that_was_never_seen_is_not_turned_away_for_what_a_caller_sa
         assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
         error = await scheduler.bind({"metadata": pod["metadata"] | {"name": "other"}}, NAMES[0])
         assert error == "ullage: the pod is gone"
-        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
 
 
 async def test_a_view_that_is_late_keeps_no_pod_waiting(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ class FakeApi:
             self.on_bind()
             return b"{}"
         await self.before_get.wait()
+        if not path.endswith(f"/pods/{self.pod['metadata']['name']}"):
+            raise ApiError(f"GET {path}: no such pod", 404)
         return msgspec.json.encode(self.pod)
 
 
@@ -442,6 +444,34 @@ async def test_a_pod_that_ended_while_its_binding_had_no_answer_holds_nothing(tm
     case.api.pod = bound_to("n1", "0") | {"status": {"phase": "Succeeded"}}
     assert await case.bind() == "ullage: the pod is gone"
     assert case.free == 1000
+
+
+@pytest.mark.parametrize("name", ["h", "../nodes", ""])
+async def test_a_caller_who_names_another_pod_buries_none(name: str, tmp_path: Path) -> None:
+    """Neither one whose Binding got no answer, nor one that holds room under the name that a caller gave."""
+    case = Case(tmp_path)
+    case.api.on_bind = no_answer
+    await case.bind()
+    assert await case.binder.bind(Binding(name, "shop", "uid-g", "n1")) != ""
+    assert ("uid-g" in case.ledger.pods, case.free) == (True, 400)
+    misnamed = Seen("uid-m", "g", "shop", 1, cpu_pod(1))
+    case.api.pod = POD | {"metadata": POD["metadata"] | {"uid": "uid-m"}}
+    case.ledger.see(misnamed)
+    assert case.ledger.assume(misnamed.who._replace(name=name), misnamed.spec, "n2", 0)
+    case.now_s += 100
+    await case.binder.settle_overdue()
+    assert "uid-m" in case.ledger.pods
+    assert "uid-m" not in case.ledger.reservations, "it is not bound, and its time is over"
+
+
+async def test_a_pod_that_the_watch_has_yet_to_show_is_seen_whatever_a_caller_said_of_it(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    late = Seen("uid-l", "l", "shop", 7, SPEC)
+    assert case.ledger.assume(late.who, SPEC, "n2", 0b1)
+    assert await case.binder.bind(Binding("h", "shop", "uid-l", "n2")) == "ullage: the pod is gone"
+    assert "uid-l" not in case.ledger.reservations
+    case.ledger.see(replace(late, node="n2", devices=0b1))
+    assert case.ledger.state.residents["uid-l"].devices == 0b1
 
 
 async def test_bindings_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
