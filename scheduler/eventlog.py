@@ -151,15 +151,25 @@ class DiskLog(EventLog):
             except OSError as error:
                 self._broken(error)
                 if self._stop.wait(RETRY_S):
+                    self._lose_queue()
+                    log.warning(
+                        "event log ends with events lost", extra={"lost": self._dropped + self._discarded - self._told}
+                    )
                     return
+
+    def _lose(self, number: int) -> None:
+        self._discarded += number
+        self._metrics.log_dropped.inc(number)
+
+    def _lose_queue(self) -> None:
+        self._lose(sum(isinstance(item, Event) for item in self._queue))
+        self._queue.clear()
 
     def _broken(self, error: OSError) -> None:
         log.warning("event log cannot be written", extra={"folder": str(self.folder), "error": str(error)})
-        lost = self._unflushed + len(self._queue) + 1
+        self._lose(self._unflushed + 1)
         self._unflushed = 0
-        self._queue.clear()
-        self._discarded += lost
-        self._metrics.log_dropped.inc(lost)
+        self._lose_queue()
         if self._file is not None:
             try:
                 self._file.close()
@@ -181,8 +191,7 @@ class DiskLog(EventLog):
                 self._rotate(item)
                 continue
             if self._is_broken:
-                self._discarded += 1
-                self._metrics.log_dropped.inc()
+                self._lose(1)
                 continue
             if self._file is None:
                 self._open()

@@ -443,4 +443,23 @@ def test_a_disk_that_is_full_at_the_end_is_said(
     monkeypatch.setattr(Path, "open", lambda _path, _mode: Last())
     disk, _ = write(tmp_path, 1)
     assert not disk._thread.is_alive()
-    assert [record.getMessage() for record in caplog.records] == ["event log cannot be written"]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["event log cannot be written", "event log ends with events lost"]
+
+
+def test_what_comes_while_a_disk_is_broken_for_good_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _mode: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    metrics = Metrics()
+    disk = DiskLog(LogSettings(folder=str(tmp_path)), metrics, "test")
+    state = ClusterState(events=disk)
+    state.add_node(NodeSpec("n", ((CPU, 10**6),)))
+    disk.attach(state, [], begins_unix_s=BEGINS_S)
+    while not disk._discarded:
+        time.sleep(0.001)
+    for i in range(10):
+        state.bind(f"u{i}", SPECS[0], "n")
+    disk.close()
+    assert "ullage_log_dropped_total 11.0" in metrics.expose().decode()
