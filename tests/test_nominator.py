@@ -660,6 +660,49 @@ async def test_a_batch_on_its_way_is_not_nominated_once_the_lead_is_lost(tmp_pat
         await until(lambda: all(is_free(api, f"p{i}") and nominated(api, f"p{i}") for i in range(3)))
 
 
+async def test_no_gate_is_lifted_and_no_nomination_cleared_once_the_lead_is_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever was stopped in the midst of a batch, for longer than a Lease lasts, goes on in a world that others plan for."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+
+        async def last(api: Any, who: Who, *words: Any) -> None:
+            await gates.nominate(api, who, *words)
+            planner.obey(Order())
+
+        monkeypatch.setattr(nominator, "nominate", last)
+        api.put("pods", gated("p"))
+        await until(lambda: bool(nominated(api, "p")) and "uid-p" in planner.engine.ledger.planned)
+        await until(lambda: all(delivery.done() for delivery in planner.nominator._deliveries))
+        assert not await planner.nominator._clear(planner.engine.ledger.planned["uid-p"])
+        assert [path.endswith("/status") for method, path in api.calls if method == "PATCH"] == [True]
+        planner.obey(Order(float("inf")))
+        await until(lambda: is_free(api, "p"))
+        assert nominated(api, "p")
+
+
+async def test_who_is_let_go_is_told_whether_it_was_planned_in_vain_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        said = [vars(r) for r in caplog.records if r.getMessage() == "gates lifted without a plan"]
+        return [one["reason"] for one in said]
+
+    caplog.set_level(logging.INFO, logger="scheduler.planning.nominator")
+    async with cluster() as api, planning(api, tmp_path, plan=replace(PLAN, gate_deadline_s=3)) as planner:
+        api.put("pods", gated("large", "100"))
+        await until(lambda: is_free(api, "large"))
+        assert told() == [nominator.NO_PLACE]
+
+        async def hung(*_words: Any) -> Batched:
+            raise SolverError("the planning process hung")
+
+        monkeypatch.setattr(planner.nominator.solver, "solve", hung)
+        api.put("pods", gated("small"))
+        await until(lambda: is_free(api, "small"))
+        assert told() == [nominator.NO_PLACE, nominator.NO_PLAN]
+
+
 async def test_members_that_run_are_counted_once_however_long_the_others_wait(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
@@ -59,6 +60,8 @@ GONE = (404, 409)
 UNCOVERED = "the model does not cover it"
 KILLED = "the kill switch is thrown"
 NO_PLACE = "no place was found for it in time"
+NO_PLAN = "no batch with it was planned in time"
+"""The solver did not answer (why, the log says), or more pods wait than it is given at once."""
 
 
 class Promise(NamedTuple):
@@ -138,6 +141,8 @@ class Nominator:
         """Pods that left their plan since that was said last, and why."""
         self._left: set[str] = set()
         """UIDs of pods for which the last batch had no place."""
+        self._tried: set[str] = set()
+        """UIDs of gated pods that were in a batch for which a plan was found."""
         self._running: Counter[tuple[str, str] | None] = Counter()
         """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
         self._looked_s = float("-inf")
@@ -181,6 +186,7 @@ class Nominator:
         for uid in ledger.gated:
             self._since.setdefault(uid, now)
         self._busy &= ledger.gated.keys()
+        self._tried &= ledger.gated.keys()
         if now < self._retry_s or self.engine.modes.is_killed:
             return []
         waiting = [uid for uid in self._since if uid not in self._busy]
@@ -257,6 +263,7 @@ class Nominator:
             metrics.plan_batches.labels("failed").inc()
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
             return
+        self._tried.update(seen.uid for seen in rest)
         metrics.plan_batches.labels(plan.ending.value).inc()
         metrics.plan_solve.observe(time.monotonic() - began)
         self._measure(replace(plan, time_s=time.monotonic() - began), len(pods))
@@ -380,27 +387,35 @@ class Nominator:
 
     async def _nominate(self, promise: Promise) -> bool:
         seen, node, devices = promise
-        ledger = self.engine.ledger
-        if self.engine.why_not_serving() or self.engine.modes.is_killed:
-            ledger.forget(seen.uid, "not nominated")
+        write = partial(nominate, self.writer, seen.who, node, self.server_s(), devices_text(devices))
+        if self.engine.modes.is_killed or not await self._patch("nominate", seen, write):
+            self.engine.ledger.forget(seen.uid, "not nominated")
             return False
-        try:
-            await nominate(self.writer, seen.who, node, self.server_s(), devices_text(devices))
-        except ApiError as error:
-            self._failed("nominate", seen, error)
-            ledger.forget(seen.uid, "not nominated")
-            return False
-        self._active[seen.uid] = Active(node, "", ledger.clock())
-        self._worked("nominate", seen)
+        self._active[seen.uid] = Active(node, "", self.engine.ledger.clock())
         return True
 
     async def _lift(self, seen: Seen) -> bool:
-        try:
-            await lift(self.writer, seen.who)
-        except ApiError as error:
-            self._failed("lift", seen, error)
+        return await self._patch("lift", seen, partial(lift, self.writer, seen.who))
+
+    async def _clear(self, seen: Seen) -> bool:
+        """Whether the nomination is gone for certain."""
+        return await self._patch("clear", seen, partial(clear, self.api, seen.who, seen.planned))
+
+    async def _patch(self, what: str, seen: Seen, write: Callable[[], Awaitable[object]]) -> bool:
+        """The one way by which anything is written; whether it was. The lead may have gone since that was decided: whoever was
+        stopped for a minute goes on in the midst of a batch, and another replica plans for its pods."""
+        if self.engine.why_not_serving():
             return False
-        self._worked("lift", seen)
+        try:
+            await write()
+        except ApiError as error:
+            outcome = "gone" if error.status in GONE else "failed"
+            self.engine.metrics.plan_patches.labels(what, outcome).inc()
+            if outcome == "failed" and self._patience.failed(seen.uid, self.engine.ledger.clock()):
+                log.warning("planned pod not patched", extra={"what": what, "error": str(error)})
+            return False
+        self._patience.worked(seen.uid)
+        self.engine.metrics.plan_patches.labels(what, "done").inc()
         return True
 
     async def _relift(self, seen: Seen) -> None:
@@ -433,26 +448,6 @@ class Nominator:
 
         await self._each(pods, free)
         _say("gates lifted without a plan", freed)
-
-    async def _clear(self, seen: Seen) -> bool:
-        """Whether the nomination is gone for certain."""
-        try:
-            await clear(self.api, seen.who, seen.planned)
-        except ApiError as error:
-            self._failed("clear", seen, error)
-            return False
-        self._worked("clear", seen)
-        return True
-
-    def _worked(self, what: str, seen: Seen) -> None:
-        self._patience.worked(seen.uid)
-        self.engine.metrics.plan_patches.labels(what, "done").inc()
-
-    def _failed(self, what: str, seen: Seen, error: ApiError) -> None:
-        outcome = "gone" if error.status in GONE else "failed"
-        self.engine.metrics.plan_patches.labels(what, outcome).inc()
-        if outcome == "failed" and self._patience.failed(seen.uid, self.engine.ledger.clock()):
-            log.warning("planned pod not patched", extra={"what": what, "error": str(error)})
 
     # ── how it ends ───────────────────────────────────────────────────────────────────────────
 
@@ -500,7 +495,7 @@ class Nominator:
             return dict.fromkeys(late, KILLED)
         gangs = self._by_unit(self.engine.ledger.gated)
         why = {unit: self._why_waits(members, now) for unit, members in gangs.items()}
-        return {seen: why[unit_of(seen, self.groups)] or NO_PLACE for seen in late}
+        return {s: why[unit_of(s, self.groups)] or (NO_PLACE if s.uid in self._tried else NO_PLAN) for s in late}
 
     def _deadline(self, seen: Seen) -> float:
         if self.engine.modes.is_killed:
