@@ -8,6 +8,7 @@ long for a list of 5,000 pods. This is the only file that knows either library.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 import time
@@ -27,6 +28,8 @@ from scheduler.clocks import boot_s
 from scheduler.errors import ApiError
 from scheduler.rights import what_to_do
 from scheduler.settings import KubeSettings
+
+log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 64 * 2**20
 """One watch event; etcd refuses objects beyond 1.5 MiB, so anything like this is not Kubernetes."""
@@ -244,7 +247,7 @@ class KubeClient:
     async def list_pages(self, path: str, *, page_size: int) -> AsyncIterator[Page]:
         """Pages of one consistent list, most recent state. Once it has begun, a server that is too busy for a page is asked
         for that page again: many pages would hardly ever all succeed in one go."""
-        token, tries = "", 0
+        token, tries, is_told = "", 0, False
         while True:
             query = {"limit": str(page_size)} | ({"continue": token} if token else {})
             mark = "&" if "?" in path else "?"
@@ -253,6 +256,9 @@ class KubeClient:
             except ApiError as error:
                 if not tries or not (error.status == 429 or error.status >= 500):
                     raise
+                if not is_told:  # such an answer may take a minute, and the list many of them
+                    is_told = True
+                    log.warning("server is too busy for a list, is asked again", extra={"error": str(error)})
                 tries -= 1
                 await asyncio.sleep(BUSY_S)
                 continue

@@ -256,9 +256,9 @@ async def test_errors_of_a_list_are_told_alike_whichever_page_they_are_of(tmp_pa
 
 
 async def test_a_page_for_which_the_server_is_too_busy_is_asked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """But the first, which costs nothing to begin with again later, and not for ever."""
+    """But the first, which costs nothing to begin with again later, and not for ever. It is said once a list."""
     monkeypatch.setattr(kube, "BUSY_S", 0.001)
     async with api_server() as api, client_of(api, tmp_path) as client:
         for name in "abc":
@@ -272,6 +272,7 @@ async def test_a_page_for_which_the_server_is_too_busy_is_asked_for_again(
             for status in (429, 503, 429):
                 api.fail_next("GET", "/nodes", status)
         assert seen == 3
+        assert [vars(r)["error"] for r in caplog.records] == ["GET /api/v1/nodes: 429 a fault, as ordered"]
         api.faults.clear()
         pages = client.list_pages("/api/v1/nodes", page_size=1)
         await anext(pages)
