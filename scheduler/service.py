@@ -53,6 +53,8 @@ TURN = 256
 MAX_CANDIDATES = 100_000
 HEALTH_S = 0.5
 """Between looks whether what somebody watches has changed."""
+KEEPALIVE_MS = 60_000
+"""A caller from whom nothing came for so long is asked whether it is there, and given as long to answer."""
 SERVICES = ("ullage.v1.Placement", "ullage.v1.Telemetry")
 PLANS = "ullage.v1.Plans"
 
@@ -440,6 +442,9 @@ def new_server(settings: GrpcSettings) -> Any:
             ("grpc.max_concurrent_streams", settings.max_calls),
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # a caller whose machine died says no goodbye, and would hold its streams for two hours
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_MS),
             # otherwise whole messages come in of calls that nobody has taken yet; so 64 KiB of each do
             ("grpc.http2.bdp_probe", 0),
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from placement.errors import ConfigError
 from placement.pods import GpuRequest
+from scheduler import service
 from scheduler._pb import placement_pb2 as pb
 from scheduler._pb import placement_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from scheduler.errors import ListenError
@@ -360,6 +362,45 @@ async def test_too_many_streams_are_refused_and_questions_get_through(tmp_path: 
                     break
                 except grpc.aio.AioRpcError:
                     await asyncio.sleep(0.01)
+
+
+FROZEN = """
+import sys, grpc
+channel = grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}")
+streams = [channel.unary_stream("/grpc.health.v1.Health/Watch")(b"") for _ in range(2)]
+for stream in streams:
+    next(stream)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_streams_of_a_caller_that_is_there_no_more_are_given_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine died, or hangs: no goodbye comes, and nothing is sent to it that would fail."""
+    monkeypatch.setattr(service, "KEEPALIVE_MS", 1000)
+    async with serving(tmp_path, max_calls=4) as (_, server):
+        caller = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", FROZEN, str(server.port)),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert caller.stdout is not None, "a pipe"
+        try:
+            assert await caller.stdout.readline() == b"open\n"
+            await asyncio.sleep(3)  # it answers a few times first
+            caller.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+                while True:
+                    stream = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+                    with suppress(grpc.aio.AioRpcError):
+                        await stream.read()
+                        stream.cancel()
+                        break
+                    await asyncio.sleep(0.1)
+        finally:
+            caller.kill()
+            await caller.wait()
 
 
 async def report_raw(channel: Any) -> Any:
