@@ -185,7 +185,7 @@ class KubeClient:
             async with asyncio.timeout(timeout_s):
                 return await self._call(method, path, body, content_type)
         except TimeoutError as error:
-            raise _unreachable(self.base, method, path, error) from error
+            raise unreachable(self.base, method, path, error) from error
 
     async def _call(self, method: str, path: str, body: Any, content_type: str) -> bytes:
         for attempt in (0, 1):
@@ -211,7 +211,7 @@ class KubeClient:
             except (aiohttp.ClientError, OSError) as error:
                 if _is_distrust(error) and attempt == 0 and await self._renew():
                     continue
-                raise _unreachable(self.base, method, path, error) from error
+                raise unreachable(self.base, method, path, error) from error
         raise ApiError(f"{method} {path}: 401 after renewing the credentials; log in again", 401)
 
     @property
@@ -318,7 +318,7 @@ class KubeClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if _is_distrust(error):
                 await self._renew()
-            raise _unreachable(self.base, "WATCH", path, error) from error
+            raise unreachable(self.base, "WATCH", path, error) from error
         except UNREADABLE as error:
             raise ApiError(f"WATCH {path}: an event cannot be read: {error}") from error
 
@@ -424,7 +424,8 @@ def _is_distrust(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError)
 
 
-def _unreachable(base: str, method: str, path: str, error: BaseException) -> ApiError:
+def unreachable(base: str, method: str, path: str, error: BaseException) -> ApiError:
+    """The error that stands for no answer."""
     path = path.partition("?")[0]
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         advice = DISTRUST.get(getattr(error.certificate_error, "verify_code", 0), UNKNOWN_AUTHORITY)

@@ -55,6 +55,26 @@ async def test_a_connection_that_breaks_costs_nothing_but_time(after_effect: boo
         await patcher.close()
 
 
+async def test_what_had_no_answer_in_time_is_not_done_again(tmp_path: Path) -> None:
+    """A planner that was stopped with a nomination on its way, for a minute, must not write it anew when another one leads."""
+    asked = list[str]()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        await asyncio.sleep(600)
+        raise AssertionError
+
+    async with api_server() as api, client_of(api, tmp_path) as client, served(hang) as port:
+        client.base = f"http://127.0.0.1:{port}"
+        patcher = Patcher(client, width=1)
+        calls = [patcher.call("PATCH", path, BODY, content_type=MERGE, timeout_s=0.5) for path in ("/x", "/y")]
+        for told in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(told, ApiError)
+            assert (told.status, "no answer in time" in str(told)) == (0, True)
+        assert asked == ["/x"], "nor done at all once its time is over"
+        await patcher.close()
+
+
 async def test_a_chunked_answer_is_read_to_its_end(tmp_path: Path) -> None:
     """An answer that is cut or misread would spoil the next one on the connection."""
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from scheduler.kube import KubeClient, refused
+from scheduler.kube import KubeClient, refused, unreachable
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 HEADERS_S = 5.0
@@ -109,7 +109,8 @@ class Patcher:
         content_type: str = "application/json",
         timeout_s: float = 30,
     ) -> bytes:
-        """One request; an empty body when all is well.
+        """One request; an empty body when all is well. ``timeout_s`` is for everything, a turn and another attempt included:
+        whoever was stopped in the midst of a call does not do it again long after it was right to.
 
         Raises
         ------
@@ -117,20 +118,28 @@ class Patcher:
         """
         if not self.is_direct:
             return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
-        async with self._turn:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    status, answer = await self._ask(method, path, body, content_type)
-            except (OSError, TimeoutError, ValueError):
-                status, answer = 0, b""
-        if status == 401:  # connections are who they were when they were made: by a client certificate that ran out
-            self._headers_s = float("-inf")
-            await self.close()
-        if status in (0, 401):
-            return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                status, answer = await self._attempt(method, path, body, content_type)
+                if status in (0, 401):
+                    return await self.client.call(method, path, body, content_type=content_type, timeout_s=timeout_s)
+        except TimeoutError as error:
+            raise unreachable(self.client.base, method, path, error) from error
         if status >= 300:
             raise refused(method, path, status, answer, self.client.purpose)
         return b""
+
+    async def _attempt(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
+        """Status and body on one of our connections; 0 where that broke or could not be made."""
+        try:
+            async with self._turn:
+                status, answer = await self._ask(method, path, body, content_type)
+        except (OSError, ValueError):
+            return 0, b""
+        if status == 401:  # connections are who they were when they were made: by a client certificate that ran out
+            self._headers_s = float("-inf")
+            await self.close()
+        return status, answer
 
     async def _ask(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
         now = time.monotonic()
