@@ -17,7 +17,7 @@ from placement.planning.growth import Growth, growth_of
 from placement.pods import PodSpec
 from placement.rates import Rates
 from placement.recording import Recording
-from placement.resources import CPU, MEMORY, FloatArray
+from placement.resources import FloatArray
 
 DAYS = 28.0
 """Of history, as ``ullage record`` takes: load changes for good, and older windows are of another cluster."""
@@ -29,10 +29,8 @@ def worth_of(specs: Sequence[PodSpec], rates: Rates) -> FloatArray:
     """``(S,)`` USD an hour for what a pod of each class asks for: several resources become one number."""
     return np.array(
         [
-            spec.amount(CPU) / 1000 * rates.cpu
-            + spec.amount(MEMORY) / 2**30 * rates.memory_gib
-            + (spec.gpu.count * spec.gpu.milli / 1000 * rates.gpu if spec.gpu else 0.0)
-            for spec in specs
+            cpu / 1000 * rates.cpu + memory / 2**30 * rates.memory_gib + gpu / 1000 * rates.gpu
+            for cpu, memory, gpu in (spec.main_amounts for spec in specs)
         ]
     )
 

@@ -25,7 +25,7 @@ from placement.resources import CPU, DEVICE_MILLI, MEMORY, BoolArray, FloatArray
 from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, NUM_DERIVED, ClusterState, Resident
 from simulator.cost import PriceBook
 from simulator.fleet import Shape
-from simulator.planning import outlook
+from simulator.planning import past_demand
 from simulator.planning.windows import Nodes, is_modelled, requests_of
 from simulator.replay import Replay
 
@@ -71,7 +71,7 @@ class Consolidation:
     checkpoint_s: int = 0
     """Oldest checkpoint a moved pod may have to go back to; 0 = a service, which has nothing to repeat."""
     history_s: int = 0
-    """Of ``planned``: how far back it looks for what demand may do (:mod:`simulator.planning.outlook`); 0 = not at all.
+    """Of ``planned``: how far back it looks for what demand may do (:mod:`simulator.planning.past_demand`); 0 = not at all.
 
     It then keeps the room whose nodes would be bought again too soon, values a node by how long it would have stayed by
     itself, counts what the moves cost, and promises what is left of the saving until it acts again.
@@ -236,13 +236,13 @@ class _View:
 
     @classmethod
     def of(cls, policy: Consolidation, replay: Replay, nodes: Nodes) -> _View:
-        seen = outlook.Seen.of(replay)
+        seen = past_demand.Seen.of(replay)
         free, mean_pod = nodes.free[MAIN], seen.mean_pod
-        room = outlook.room(free, mean_pod)
+        room = past_demand.room(free, mean_pod)
         assert replay.scaler is not None, "act() checked it"
         elastic = replay.scaler.settings
         rises = seen.rises(policy.every_s, policy.history_s, elastic.idle_s)
-        wanted = outlook.wanted_room(rises, policy.least_saved)
+        wanted = past_demand.wanted_room(rises, policy.least_saved)
         order = np.argsort(-room, kind="stable")
         kept = np.zeros(len(room), np.bool_)
         kept[order] = np.cumsum(room[order]) - room[order] < wanted
@@ -286,7 +286,7 @@ class _View:
         """
         again = self._bought_again(amount, plan, plan.usd_per_hour)
         expected = plan.usd_per_hour - (float(again.mean()) if len(again) else 0.0)
-        if len(again) < outlook.STARTS:
+        if len(again) < past_demand.STARTS:
             return expected, None, None
         worst = float(self._bought_again(amount, plan, price, self.holds).max())
         least = float(self._bought_again(amount, plan, price).min())
@@ -294,11 +294,11 @@ class _View:
 
     def _bought_again(self, amount: IntArray, plan: Emptied, most_usd: float, whole: float = 0.0) -> FloatArray:
         """``(J,)`` USD an hour for nodes bought because the plan took room away, if demand rises as in the past."""
-        left = np.where(plan.deleted, 0, outlook.room(self.free - amount @ plan.arrivals, self.mean_pod))
+        left = np.where(plan.deleted, 0, past_demand.room(self.free - amount @ plan.arrivals, self.mean_pod))
         if self.pod_usd == 0.0:
             return np.zeros(0)
         before, after, most = float(self.room.sum()), float(left.sum()), most_usd / self.pod_usd
-        return self.pod_usd * outlook.bought_again(self.rises, before, after, self.delay_s, most=most, whole=whole)
+        return self.pod_usd * past_demand.bought_again(self.rises, before, after, self.delay_s, most=most, whole=whole)
 
 
 def _holds(shape: Shape, mean_pod: FloatArray) -> float:
@@ -310,7 +310,7 @@ def _holds(shape: Shape, mean_pod: FloatArray) -> float:
 
 
 def _stays(
-    seen: outlook.Seen, where: IntArray, age_s: IntArray, num_nodes: int, span_s: int, idle_s: int
+    seen: past_demand.Seen, where: IntArray, age_s: IntArray, num_nodes: int, span_s: int, idle_s: int
 ) -> FloatArray:
     """``(N,)`` share of ``span_s`` that a node stays when it goes ``idle_s`` after its last pod has ended."""
     quarters = (np.arange(4) + 0.5) / 4 * span_s

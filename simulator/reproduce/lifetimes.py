@@ -21,8 +21,7 @@ import numpy as np
 from placement.learning.lifetime_history import NUM_HAZARDS
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
 from placement.learning.survival import class_shares
-from placement.pods import PodSpec
-from placement.resources import CPU, GPU_SHARE, MEMORY, BoolArray, FloatArray, IntArray
+from placement.resources import BoolArray, FloatArray, IntArray
 from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
 from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
@@ -129,7 +128,7 @@ def dlrm_arrivals(folder: Path) -> Arrivals:
     """Instances of DLRM; kin are application, application and role with size, and role with size."""
     trace = read_dlrm(folder)
     specs = [trace.specs[s] for s in trace.pods.spec]
-    values = [(spec.owner, (spec.owner, _size(spec)), _size(spec), "all") for spec in specs]
+    values = [(spec.owner, (spec.owner, spec.main_amounts), spec.main_amounts, "all") for spec in specs]
     ended = trace.pods.departure_s[trace.pods.departure_s != NEVER]
     horizon = float(max(ended.max(), trace.pods.arrival_s.max()))
     return stream(trace, ("owner", "owner-size", "size", "all"), values, horizon, 0.0)
@@ -164,10 +163,6 @@ def _siblings_until(pods: Pods) -> FloatArray:
     is_least[order[first]] = True
     until: FloatArray = np.where(is_least, second[place], least[place])
     return until
-
-
-def _size(spec: PodSpec) -> tuple[int, int, int]:
-    return spec.amount(CPU), spec.amount(MEMORY), spec.amount(GPU_SHARE)
 
 
 def learned(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.planning.outlook import Seen, bought_again, room, wanted_room
+from simulator.planning.past_demand import Seen, bought_again, room, wanted_room
 
 GIB = 1 << 30
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from placement.resources import CPU, MEMORY, FloatArray, IntArray
+from placement.resources import FloatArray, IntArray
 from simulator.replay import Replay
 
 STEP_S = 10
@@ -22,15 +22,6 @@ STARTS = 6
 """Windows begun per interval of the past."""
 AGES = 32
 """Classes of age, evenly spaced on a log scale, for which survival is counted."""
-
-
-def main_resources(replay: Replay) -> IntArray:
-    """``(3, C)`` millicores, bytes and thousandths of a device that a pod of each class of the trace asks for."""
-    rows = [
-        (spec.amount(CPU), spec.amount(MEMORY), spec.gpu.count * spec.gpu.milli if spec.gpu else 0)
-        for spec in replay.trace.specs
-    ]
-    return np.array(rows, np.int64).reshape(-1, 3).T
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Seen:
     end_s: IntArray
     classes: IntArray
     amount: IntArray
-    """``(3, C)``, see :func:`main_resources`."""
+    """``(3, C)``: :attr:`~placement.pods.PodSpec.main_amounts` of each class of the trace."""
 
     @classmethod
     def of(cls, replay: Replay) -> Seen:
@@ -55,7 +46,7 @@ class Seen:
             pods.arrival_s[:num].astype(np.int64),
             np.where(ended, end_s, -1),
             pods.spec[:num].astype(np.int64),
-            main_resources(replay),
+            np.array([spec.main_amounts for spec in replay.trace.specs], np.int64).reshape(-1, 3).T,
         )
 
     def demand(self, begin_s: int) -> IntArray:
