@@ -18,10 +18,10 @@ import lightgbm
 import numpy as np
 
 from placement.learning.baselines import P95, PEAK, Target, baselines_within
-from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray
 from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples
+from simulator.learning.stacking import pinball
 from simulator.learning.training import thin
 from simulator.reproduce.forecast_planetlab import PLANETLAB_TEST, PLANETLAB_TRAIN, Days
 from simulator.traces.usage_readers import read_bitbrains_rnd, read_planetlab

@@ -23,7 +23,6 @@ from placement.learning.horizons import EVERY_WORKLOAD
 from placement.learning.prediction import HISTORY, MODEL, REQUEST, YOUNG, HistoryPredictor, ModelPredictor, Rungs
 from placement.learning.siblings import SIBLINGS
 from placement.learning.spans import Span
-from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU
 from simulator.learning.forecast_samples import Recording, folds_of
@@ -60,7 +59,7 @@ def rungs_of(models: list[QuantileModel], begin_s: int) -> Rungs:
     history = HistoryPredictor.plain(TARGET)
     end_s = begin_s + DAY * STEP_S
     span = Span(begin_s, end_s, end_s, "")
-    model = ModelPredictor(TARGET, {CPU: models}, {CPU: (1.0,)}, {CPU: Calibration(1.0, {})}, history, span=span)
+    model = ModelPredictor(TARGET, {CPU: models}, {CPU: (1.0,)}, {CPU: 1.0}, history, span=span)
     return Rungs(((MODEL, model), (HISTORY, history)), TARGET)
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from placement.errors import ConfigError
 from placement.learning.baselines import BASELINES, PEAK, Target, baselines_within, forecast, oracle, tuned_scale
 from placement.learning.histograms import VPA_CPU, histogram_percentiles
-from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR
 from placement.learning.windows import P95, Past
 from placement.resources import CPU, MEMORY
+from simulator.learning.stacking import pinball
 
 RNG = np.random.default_rng(3)
 SHARE = np.clip(RNG.gamma(0.3, 0.3, (4, 30 * DAY)), 0, 1).astype(np.float32)

@@ -24,7 +24,6 @@ from placement.learning.prediction import (
     load_predictor,
     load_rungs,
 )
-from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, STEP_S, PastUsage, UsageHistory, UsageSeries
 from placement.resources import CPU, MEMORY
 from simulator.learning.training import Effort, train
@@ -100,8 +99,7 @@ def test_a_mix_gives_models_their_weights_and_the_baseline_what_is_left(
     weights: tuple[float, float], share: float
 ) -> None:
     models: Any = {CPU: (Constant(0.4), Constant(0.8))}
-    factors = {CPU: Calibration(1.0, {})}
-    mix = ModelPredictor(TARGET, models, {CPU: weights}, factors, HistoryPredictor.plain(TARGET))
+    mix = ModelPredictor(TARGET, models, {CPU: weights}, {CPU: 1.0}, HistoryPredictor.plain(TARGET))
     found = mix._mixed(models, CPU, np.zeros((2, 3, 1), np.float32), np.full((2, 3), 0.2, np.float32))
     assert found == pytest.approx(np.full((2, 3), share))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.learning.stacking import Calibration, conformal, pinball, stack
+from simulator.learning.stacking import conformal, pinball, stack
 
 
 @settings(max_examples=20, deadline=None)
@@ -26,22 +26,8 @@ def test_a_calibrated_forecast_covers_its_level_on_fresh_data_of_the_same_kind()
     rng = np.random.default_rng(0)
     forecast = rng.uniform(0.1, 0.4, 20_000)
     truth = forecast * rng.lognormal(0.2, 0.4, 20_000)
-    groups = np.full(20_000, "g")
-    found = conformal(forecast[:10_000], truth[:10_000], groups[:10_000], 0.95)
-    later = found.apply(forecast[10_000:].astype(np.float32), groups[10_000:])
-    covered = np.minimum(truth[10_000:], 1) <= later
+    covered = truth[10_000:] <= conformal(forecast[:10_000], truth[:10_000], 0.95) * forecast[10_000:]
     assert covered.mean() == pytest.approx(0.95, abs=0.01)
-
-
-def test_a_large_group_gets_its_own_factor_half_way_to_the_clusters_and_a_small_one_does_not() -> None:
-    rng = np.random.default_rng(1)
-    groups = np.array(["big"] * 5000 + ["other"] * 5000 + ["small"] * 10)
-    forecast = np.full(len(groups), 0.1)
-    truth = forecast * np.where(groups == "big", 2.0, 1.0) * rng.uniform(0.9, 1.0, len(groups))
-    found = conformal(forecast, truth, groups, 0.95)
-    assert set(found.groups) == {"big", "other"}
-    assert found.groups["other"] < found.cluster
-    assert found.groups["other"] == pytest.approx((found.cluster * 0.995) ** 0.5, rel=0.02)
 
 
 def test_a_stack_leaves_a_bad_part_and_is_drawn_to_its_prior_by_the_pull() -> None:
@@ -59,4 +45,4 @@ def test_a_stack_leaves_a_bad_part_and_is_drawn_to_its_prior_by_the_pull() -> No
 
 def test_without_outcomes_nothing_is_calibrated() -> None:
     nothing = np.zeros(0)
-    assert conformal(nothing, nothing, nothing.astype(str), 0.95) == Calibration(1.0, {})
+    assert conformal(nothing, nothing, 0.95) == 1

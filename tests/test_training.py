@@ -14,7 +14,6 @@ from placement.errors import ConfigError, ModelError, PlacementError
 from placement.learning import boosted
 from placement.learning.baselines import P95, PEAK, Target
 from placement.learning.features import FeatureSchema
-from placement.learning.stacking import Calibration
 from placement.learning.usage import DAY, HOUR, UsageSeries
 from placement.resources import CPU, FloatArray
 from simulator.learning.accuracy import best_rival, evaluate, headline, html, table_rows
@@ -36,7 +35,16 @@ from simulator.reproduce.eurosys import (
 )
 from simulator.reproduce.forecast import coverage_intervals
 from simulator.reproduce.forecast_bitbrains import generations
-from simulator.reproduce.forecast_judging import Bands, TaskResult, applied, between, calibrate, level_now, stack_on
+from simulator.reproduce.forecast_judging import (
+    Bands,
+    Calibration,
+    TaskResult,
+    applied,
+    between,
+    calibrate,
+    level_now,
+    stack_on,
+)
 from simulator.reproduce.forecast_planetlab import hourly
 from simulator.reproduce.joint_packing import SAME_KIND, Replay, balanced, joint_need, kind_weight, plans
 from simulator.reproduce.packing import Epoch, Replayed, first_fit, overloaded, pack, spread, weekday_of
@@ -520,8 +528,11 @@ def test_bands_hold_equally_many_and_each_gets_a_factor_of_its_own() -> None:
     assert covered[busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
     assert covered[~busy[~known]].mean() == pytest.approx(0.95, abs=0.03)
     for_all = calibrate(samples, forecast, known, Bands(np.zeros(0)), shrink=0.2)
-    assert for_all.groups.keys() == {"0"}
-    assert found.groups["0"] < for_all.cluster
+    assert for_all.of.keys() == {"0"}
+    assert found.of["0"] < for_all.for_all
+    half = calibrate(samples, forecast, known, bands, shrink=0.5)
+    assert half.of["4"] == pytest.approx((found.of["4"] * found.for_all) ** 0.5)
+    assert calibrate(samples, forecast, np.arange(10_000) < 1_000, bands, shrink=0).of == {}, "too few of each"
 
 
 def test_calibrations_are_mixed_on_the_log_scale() -> None:

@@ -29,7 +29,6 @@ from placement.learning.kin import standing
 from placement.learning.lifetime_model import SECTION
 from placement.learning.siblings import LENGTHS, UNSEEN, cells_at
 from placement.learning.spans import JUDGED, NOBODY, SERVED, Span
-from placement.learning.stacking import Calibration
 from placement.learning.usage import CALENDAR_FROM_S, DAY, HISTORY_DAYS, HOUR, STEP_S, PastUsage, SingleArray
 from placement.learning.windows import Past
 from placement.resources import CPU, MEMORY, BoolArray, FloatArray, IntArray
@@ -157,7 +156,8 @@ class ModelPredictor:
     models: Models = field(repr=False)
     weights: Mapping[str, Sequence[float]]
     """Resource → weights of its models; what is missing to 1 goes to the history rung's baseline."""
-    calibration: Mapping[str, Calibration]
+    factors: Mapping[str, float]
+    """Resource → what the mix is multiplied by, so that it covered what it should (split conformal prediction)."""
     history: HistoryPredictor
     judged: Models = field(default_factory=dict, repr=False)
     """The same before they were fitted again on everything; empty where they were not."""
@@ -211,8 +211,7 @@ class ModelPredictor:
         mixed = max(0.0, 1 - sum(weights)) * baseline.reshape(-1).astype(np.float64)
         for weight, model in zip(weights, models[resource], strict=True):
             mixed += weight * model.predict(flat)
-        groups = np.full(len(mixed), "")
-        return self.calibration[resource].apply(mixed.astype(np.float32), groups).reshape(shape)
+        return np.clip(mixed.astype(np.float32) * self.factors[resource], 0, 1).reshape(shape)
 
     def features(self, batch: Batch, resource: str) -> SingleArray:
         """``(N, O, F)`` features."""
@@ -306,7 +305,7 @@ def load_predictor(folder: Path, target: Target) -> tuple[ModelPredictor, Histor
         tasks = {resource: card["tasks"][f"{resource}-{target.name}"] for resource in models}
         history = HistoryPredictor(target, {r: (str(t["baseline"]), float(t["scale"])) for r, t in tasks.items()})
         weights = {r: tuple(float(w) for w in t["weights"]) for r, t in tasks.items()}
-        factors = {r: Calibration(float(t["calibration"]), {}) for r, t in tasks.items()}
+        factors = {r: float(t["calibration"]) for r, t in tasks.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / boosted.CARD} lacks {error} for {target.name}; train again") from error
     span = Span.of(card)

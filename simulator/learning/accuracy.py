@@ -22,13 +22,13 @@ from placement.learning.features import CLOCK, schema_of
 from placement.learning.forecasting import LEVEL
 from placement.learning.prediction import LEAST
 from placement.learning.spans import Span
-from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import AnyArray, BoolArray, FloatArray
 from simulator.charts import dot_chart, reliability_chart
 from simulator.learning import lifetime_accuracy
 from simulator.learning.forecast_samples import Recording, Samples
 from simulator.learning.sight import Judged, Sight, digest_of, sight_of
+from simulator.learning.stacking import pinball
 from simulator.learning.training import Split, content_of, deployable_recording, predictions
 from simulator.output import Progress, untold
 

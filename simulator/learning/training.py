@@ -22,11 +22,11 @@ from placement.learning.features import FeatureSchema
 from placement.learning.forecasting import LEVEL
 from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
-from placement.learning.stacking import conformal, pinball, stack
 from placement.learning.usage import DAY, HISTORY_DAYS, HOUR, STEP_S, SingleArray, UsageSeries
 from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, concatenate, draw, folds_of
 from simulator.learning.sight import digest_of
+from simulator.learning.stacking import conformal, pinball, stack
 from simulator.output import Progress, untold, write_whole
 
 MIN_TUNE = 100
@@ -345,7 +345,7 @@ def _mixture(models: list[QuantileModel], parts: FloatArray, samples: Samples) -
     """Weights and factor that suit (K, S) forecasts of models and rule, by what came of them."""
     truth = samples.truth.astype(float)
     weights = stack(parts, truth, samples.weight, LEVEL)
-    factor = conformal(weights @ parts, truth, samples.groups, LEVEL, min_group=len(samples) + 1).cluster
+    factor = conformal(weights @ parts, truth, LEVEL)
     return Mixture(tuple(models), tuple(float(w) for w in weights[:-1]), factor)
 
 

@@ -18,9 +18,9 @@ from placement.learning.forecasting import LEVEL, Forecaster
 from placement.learning.horizons import EVERY_WORKLOAD
 from placement.learning.prediction import ask
 from placement.learning.siblings import LENGTHS, SIBLINGS
-from placement.learning.stacking import pinball
 from placement.learning.usage import DAY, HOUR, STEP_S, UsageSeries
 from placement.resources import CPU, BoolArray, IntArray
+from simulator.learning.stacking import pinball
 from simulator.reproduce.forecast_judging import ratio
 from simulator.traces.usage_readers import host_of
 

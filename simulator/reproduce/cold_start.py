@@ -21,10 +21,10 @@ import numpy as np
 from placement.learning.baselines import tuned_scale
 from placement.learning.boosted import FitOptions
 from placement.learning.forecasting import LEVEL
-from placement.learning.stacking import conformal, pinball
 from placement.learning.usage import HOUR, STEP_S, SingleArray, UsageSeries
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples, folds_of
+from simulator.learning.stacking import conformal, pinball
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.cold_samples import MIXED_RULES, OUTCOME, TARGET, Population
 from simulator.reproduce.cold_siblings import judge_siblings
@@ -143,7 +143,7 @@ def _fold(
         truths.append(chosen.truth.astype(float))
         said.append(_trees(samples, past & ~held & others & ~fresh, effort, seed)(chosen))
     truth, forecasts = np.concatenate(truths), np.concatenate(said)
-    factor = conformal(forecasts, truth, np.zeros(len(truth)), LEVEL, min_group=len(truth) + 1).cluster
+    factor = conformal(forecasts, truth, LEVEL)
     final = _trees(samples, past & others, effort, seed + 5)
     return lambda wanted: np.asarray(np.clip(final(wanted) * factor, 0, 1), float)
 

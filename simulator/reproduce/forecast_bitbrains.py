@@ -17,9 +17,9 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.learning.baselines import Target, baselines_within
 from placement.learning.forecasting import LEVEL
-from placement.learning.stacking import pinball
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import STRIDE_H, Recording, Samples, folds_of
+from simulator.learning.stacking import pinball
 from simulator.learning.training import Effort, bases_for, effort_for, fit_bases, predictions
 from simulator.reproduce.forecast_judging import (
     FOLDS,

@@ -14,10 +14,10 @@ import numpy as np
 from placement.errors import ConfigError
 from placement.learning.baselines import tuned_scale
 from placement.learning.forecasting import LEVEL
-from placement.learning.stacking import Calibration, adapted_level, conformal, pinball, stack
 from placement.learning.usage import SingleArray
 from placement.resources import AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Samples, draw
+from simulator.learning.stacking import adapted_level, conformal, pinball, stack
 
 FOLDS = 4
 STACKED_BASELINES = 6
@@ -155,6 +155,14 @@ class Bands:
         return np.searchsorted(self.cuts, forecast * weight).astype(str)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Factors by which an upper quantile is multiplied: one for all, one per band that is large enough."""
+
+    for_all: float
+    of: Mapping[str, float]
+
+
 def calibrate(
     samples: Samples,
     forecast: FloatArray,
@@ -169,21 +177,27 @@ def calibrate(
     ``shrink`` is how far a band's factor is drawn to the one for all, on the log scale.
     """
     mine, truth = forecast[known], samples.truth[known].astype(float)
-    names = bands.names(mine, samples.weight[known])
-    return conformal(mine, truth, names, level, min_group=MIN_BAND, shrink=shrink)
+    names, for_all, of = bands.names(mine, samples.weight[known]), conformal(mine, truth, level), {}
+    for name in np.unique(names):
+        at = names == name
+        if np.count_nonzero(at) >= MIN_BAND:
+            of[str(name)] = conformal(mine[at], truth[at], level) ** (1 - shrink) * for_all**shrink
+    return Calibration(for_all, of)
 
 
 def between(one: Calibration, other: Calibration, share: float) -> Calibration:
     """Factors between two calibrations, on the log scale: ``share`` of the other, the rest of the one."""
-    names = one.groups.keys() | other.groups.keys()
-    groups = {n: (one.groups.get(n, one.cluster), other.groups.get(n, other.cluster)) for n in names}
-    cluster = one.cluster ** (1 - share) * other.cluster**share
-    return Calibration(cluster, {n: a ** (1 - share) * b**share for n, (a, b) in groups.items()})
+    names = one.of.keys() | other.of.keys()
+    of = {n: (one.of.get(n, one.for_all), other.of.get(n, other.for_all)) for n in names}
+    for_all = one.for_all ** (1 - share) * other.for_all**share
+    return Calibration(for_all, {n: a ** (1 - share) * b**share for n, (a, b) in of.items()})
 
 
 def applied(calibration: Calibration, bands: Bands, forecast: FloatArray, weight: FloatArray) -> SingleArray:
-    """(S,) calibrated forecast, in single precision as usage is kept."""
-    return calibration.apply(forecast.astype(np.float32), bands.names(forecast, weight))
+    """(S,) calibrated forecast, capped to the limit, in single precision as usage is kept."""
+    names, inverse = np.unique(bands.names(forecast, weight), return_inverse=True)
+    factor = np.array([calibration.of.get(str(name), calibration.for_all) for name in names], np.float32)
+    return np.asarray(np.clip(forecast.astype(np.float32) * factor[inverse], 0, 1), np.float32)
 
 
 def level_now(samples: Samples, given: FloatArray, known: BoolArray, windows: float) -> float:

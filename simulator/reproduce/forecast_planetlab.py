@@ -18,16 +18,17 @@ from placement.errors import ConfigError
 from placement.learning.baselines import Target, baselines_within, oracle
 from placement.learning.features import FeatureSchema
 from placement.learning.forecasting import LEVEL
-from placement.learning.stacking import Calibration, pinball
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.resources import CPU, AnyArray, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
+from simulator.learning.stacking import pinball
 from simulator.learning.training import Effort, fit_bases, predictions, with_small_trees
 from simulator.reproduce.forecast_judging import (
     FOLDS,
     STACKED_BASELINES,
     TWINS,
     Bands,
+    Calibration,
     TaskResult,
     applied,
     between,

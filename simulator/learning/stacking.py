@@ -1,4 +1,4 @@
-"""Combining and calibrating forecasts: convex stacking, and conformal scaling by cluster and group.
+"""Combining and calibrating forecasts: convex stacking, and conformal scaling.
 
 Both are fitted on a period before the one that is predicted, on workloads that the models have not seen. Stacking
 gives each model and baseline a weight >= 0 that sum to 1, so that the result is not worse than its best part by
@@ -8,16 +8,9 @@ share of the past (split conformal prediction with a ratio score; Romano, Patter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
-from placement.learning.usage import SingleArray
-from placement.resources import AnyArray, FloatArray
-
-MIN_GROUP = 2000
-"""A group with fewer calibration samples shares the cluster's factor."""
+from placement.resources import FloatArray
 
 
 def pinball(truth: FloatArray, forecast: FloatArray, weight: FloatArray, level: float) -> float:
@@ -71,45 +64,16 @@ def stack(
     return total / (rounds - burn_in)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Factors by which an upper quantile is multiplied: one for the cluster, one per group that is large enough."""
+def conformal(forecast: FloatArray, truth: FloatArray, level: float) -> float:
+    """Factor with which ``forecast`` would have covered ``level`` of ``truth``; both (S,), forecast > 0. Without samples 1.
 
-    cluster: float
-    groups: Mapping[str, float]
-
-    def apply(self, forecast: SingleArray, groups: AnyArray) -> SingleArray:
-        """(S,) forecast times its group's factor, capped to the limit."""
-        if not self.groups:
-            return np.asarray(np.clip(forecast * self.cluster, 0, 1), np.float32)
-        names, inverse = np.unique(groups, return_inverse=True)
-        factor = np.array([self.groups.get(str(name), self.cluster) for name in names], np.float32)
-        return np.asarray(np.clip(forecast * factor[inverse], 0, 1), np.float32)
-
-
-def conformal(
-    forecast: FloatArray,
-    truth: FloatArray,
-    groups: AnyArray,
-    level: float,
-    *,
-    min_group: int = MIN_GROUP,
-    shrink: float = 0.5,
-) -> Calibration:
-    """Factors with which ``forecast`` would have covered ``level`` of ``truth``; all (S,), forecast > 0.
-
-    A group's factor is drawn towards the cluster's by ``shrink`` (on the log scale). Without samples the factor is 1.
+    It is the ``ceil((S + 1) level)``-th smallest ratio: the finite-sample correction of split conformal prediction.
     """
     if not len(forecast):
-        return Calibration(1.0, {})
+        return 1.0
     ratio = truth / np.maximum(forecast, 1e-6)
-    cluster = _conformal_quantile(ratio, level)
-    factors = {}
-    for name in np.unique(groups):
-        mine = ratio[groups == name]
-        if len(mine) >= min_group:
-            factors[str(name)] = float(_conformal_quantile(mine, level) ** (1 - shrink) * cluster**shrink)
-    return Calibration(cluster, factors)
+    rank = min(len(ratio), int(np.ceil((len(ratio) + 1) * level)))
+    return float(np.partition(ratio, rank - 1)[rank - 1])
 
 
 ADAPTATION = 0.1
@@ -128,9 +92,3 @@ def adapted_level(level: float, covered: float, windows: float) -> float:
     wanted = level + ADAPTATION * windows * (level - covered)
     miss = 1 - level
     return float(np.clip(wanted, 1 - miss / LEVEL_BAND[0], 1 - miss * LEVEL_BAND[1]))
-
-
-def _conformal_quantile(ratio: FloatArray, level: float) -> float:
-    """The ``ceil((n + 1) level)``-th smallest ratio: the finite-sample correction of split conformal prediction."""
-    rank = min(len(ratio), int(np.ceil((len(ratio) + 1) * level)))
-    return float(np.partition(ratio, rank - 1)[rank - 1])
