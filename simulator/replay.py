@@ -37,6 +37,7 @@ from simulator.output import Progress, untold
 from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
 from simulator.planning.windows import plan_window
+from simulator.preemption import choose_victims
 from simulator.spare import without_room
 from simulator.timeline import Timeline
 
@@ -589,8 +590,6 @@ class Replay:
         """Make room as kube-scheduler does, if lower priorities stand in the way."""
         if not self.options.preemption or not spec.preempts or not self.timeline.has_lower(spec.priority):
             return False
-        from placement.preemption import choose_victims
-
         plan = choose_victims(self.state, spec, offset=(self._draws or self._more_draws()).pop())
         if plan is None:
             return False

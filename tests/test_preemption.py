@@ -9,9 +9,9 @@ import pytest
 
 from placement.nodes import NodeSpec, Taint
 from placement.pods import GpuRequest, PodRules, PodSpec, PodTerm, Requirement
-from placement.preemption import Budget, choose_victims
 from placement.resources import CPU, MEMORY, PODS
 from placement.state import ClusterState
+from simulator.preemption import Budget, choose_victims
 from tests.slow_rules import On, fits
 
 

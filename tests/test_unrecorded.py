@@ -16,11 +16,11 @@ from placement.devices import sure_of
 from placement.nodes import NodeSpec
 from placement.playback import rebuild
 from placement.pods import GpuRequest, PodSpec
-from placement.preemption import choose_victims
 from placement.rejections import NO_DEVICE, UNRECORDED, rejections
 from placement.resources import CPU
 from placement.state import ClusterState, device_indices
 from placement.strategies import strategy_named
+from simulator.preemption import choose_victims
 from tests.live_engine import Live
 
 REQUESTS = st.one_of(

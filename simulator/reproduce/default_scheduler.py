@@ -12,12 +12,12 @@ import numpy as np
 from placement.nodes import NodeSpec
 from placement.owners import DEFAULT_SPREAD, HOSTNAME
 from placement.pods import PodRules, PodSpec, Requirement, Spread
-from placement.preemption import Preemption, choose_victims
 from placement.resources import CPU, MEMORY, NOT_FEASIBLE, PODS, FloatArray, IntArray
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES
 from simulator.delivery import num_sampled
 from simulator.planning.instances import PriorityInstance, labelled_random
+from simulator.preemption import Preemption, choose_victims
 
 UNPLACED = -1
 PROFILE = STRATEGIES["kube-default"]

@@ -19,12 +19,12 @@ import pytest
 
 from placement.nodes import NodeSpec
 from placement.pods import GpuRequest, PodSpec
-from placement.preemption import Budget, _harm, _victims_on, choose_victims
 from placement.resources import CPU, MEMORY
 from placement.resources import PODS as POD_COUNT
 from placement.state import ClusterState
 from scheduler.eventlog import NoLog
 from scheduler.view import Reader
+from simulator.preemption import Budget, _harm, _victims_on, choose_victims
 from tests.e2e.control_plane import VERSION, ControlPlane, Ullage
 from tests.e2e.drive import PODS, Cluster, cluster_of, pod_json
 
