@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numba.experimental import structref
 
-from placement.machine_code import compiled
+from placement.machine_code import HAS_NUMBA, compiled
 from placement.outlook import (
     FIRST_STAY,
     FIRST_WINDOW,
@@ -50,6 +50,9 @@ from placement.state import (
     SCORED_CPU,
     SCORED_MEMORY,
 )
+
+if not HAS_NUMBA:
+    raise ImportError("numba is told not to compile")
 
 DEVICES_RANDOM = 1
 DEVICES_SCORED = 2

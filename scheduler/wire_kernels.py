@@ -21,8 +21,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from placement.machine_code import compiled
+from placement.machine_code import HAS_NUMBA, compiled
 from scheduler.name_groups import MAX_LENGTH, MIX, NUM_FIELDS, SHIFT, WORD
+
+if not HAS_NUMBA:
+    raise ImportError("numba is told not to compile")
 
 QUOTE = 0x22
 BACKSLASH = 0x5C
