@@ -10,11 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from placement.errors import PlacementError
 
 T = TypeVar("T")
+
+
+def require(module: str) -> None:
+    """Miss a library before the work that wants it, not amid it, and not in a worker, where it would be a traceback.
+
+    Raises
+    ------
+    ModuleNotFoundError : it is not installed.
+    """
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 @contextmanager
@@ -89,4 +101,4 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-__all__ = ["deaf_children", "in_processes"]
+__all__ = ["deaf_children", "in_processes", "require"]

@@ -509,12 +509,15 @@ def test_a_misspelt_command_of_a_group_names_the_nearest(words: str, meant: str)
         ("ortools", "plan", "simulate {} -s priced"),
         ("polars", "sim", "record x.ullage -p http://localhost:1"),
         ("lightgbm", "learn", "train {} -m m"),
+        ("ortools", "plan", "plan rescue {}"),
+        ("ortools", "plan", "reproduce priority-matters --seeds-file seeds --seeds 1"),
     ],
 )
 def test_an_extra_that_is_not_installed_is_named(
     module: str, extra: str, words: str, part: str, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    (tmp_path / "seeds").write_text("1\n")
     words = words.format(part)
     run = apart(*words.split(), cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), ROOT])})
     assert run.returncode == 1

@@ -111,9 +111,11 @@ def train(
     from simulator.learning.recordings import read_learnable
     from simulator.learning.recordings import train as run_training
     from simulator.learning.training import Effort
+    from simulator.workers import require
 
     model, output = _folder_and_format(model, output)
     check_folder(model)
+    require("lightgbm")
     targets = [_target(text) for text in horizons]
     source = read_learnable(trace, begins_s)
     for what, count in () if source.usage is None else source.usage.repairs:

@@ -22,7 +22,7 @@ from placement.errors import ConfigError, PlacementError
 from placement.planning.make import PlanningError, Request, SaleShape, plan_for
 from placement.planning.plans import Deadline, Plan
 from simulator.reproduce.priority import warm_up
-from simulator.workers import deaf_children
+from simulator.workers import deaf_children, require
 
 LOOK_S = 0.2
 GRACE_S = 180.0
@@ -54,6 +54,7 @@ class Planner:
     """One plan in one worker process: :meth:`result`, perhaps after :meth:`cancel`; then :meth:`close`."""
 
     def __init__(self, request: Request) -> None:
+        require("ortools")
         context = multiprocessing.get_context("spawn")
         self._time_s = request.time_s
         self._cancelled = context.Event()

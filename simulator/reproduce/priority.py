@@ -38,7 +38,7 @@ from simulator.kept import code_version, kept, left
 from simulator.output import Progress, untold
 from simulator.planning.instances import PriorityInstance, priority_instance
 from simulator.reproduce.default_scheduler import default_placement, placed_share
-from simulator.workers import in_processes
+from simulator.workers import in_processes, require
 
 GRID_NODES = (4, 8, 16, 32)
 GRID_PODS_PER_NODE = (4, 8)
@@ -207,6 +207,7 @@ def reproduce(
     missing = [cell for cell in cells if cell not in done]
     progress(len(done), len(cells))
     if missing:
+        require("ortools")
         tasks = [(cell, seeds, time_s, clock, threads) for cell in missing]
         for _, result in in_processes(jobs, partial(_run_and_keep, folder), tasks, begin=warm_up):
             done[result.cell] = result
