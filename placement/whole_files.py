@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
+
+from placement.errors import why
 
 
 def require_file(target: Path) -> None:
@@ -30,6 +33,9 @@ def require_file(target: Path) -> None:
 def require_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to, before the work whose result is to go there.
 
+    Rights do not tell it all (``/proc`` refuses even root), so a file without a name is tried. Room is another matter: a
+    service begins where there is none, and a full disk may be emptied by the time.
+
     Raises
     ------
     OSError : it cannot be, or what it would be made in cannot; the message names that.
@@ -39,6 +45,11 @@ def require_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is no folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{nearest} is read-only")
+    try:
+        TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"no file can be made in {nearest}: {why(error)}") from error
 
 
 @contextmanager

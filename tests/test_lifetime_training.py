@@ -237,6 +237,9 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(tmp_path: Path
     assert isinstance(found.exception, PlacementError)
     assert f"{tmp_path / 'file'} is no folder; choose another folder" in str(found.exception)
     assert not found.output
+    nowhere = CliRunner().invoke(train_command, ["demo", "-m", "/proc/model"])  # refused to root as well
+    assert str(nowhere.exception).startswith("model /proc/model: no file can be made in /proc: ")
+    assert not nowhere.output
 
 
 def test_a_folder_of_lifetimes_alone_leaves_usage_on_the_history(folder: Path) -> None:

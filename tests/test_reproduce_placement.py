@@ -106,7 +106,7 @@ def test_settings_that_leave_nothing_to_measure_are_refused_before_the_work(tmp_
     assert "--at-day 20: the replay is over by then" in str(late.exception)
     (tmp_path / "file").touch()
     words = ["--data", str(tmp_path), "--report", str(tmp_path / "file" / "r.html")]
-    assert "its folder cannot be made" in str(CliRunner().invoke(placement_command, words).exception)
+    assert "is no folder" in str(CliRunner().invoke(placement_command, words).exception)
 
 
 def test_names_of_cells_tell_them_apart() -> None:

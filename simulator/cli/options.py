@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from placement.errors import ConfigError, PlacementError
-from placement.whole_files import require_file
+from placement.whole_files import require_file, require_folder
 from simulator.output import FORMATS
 
 
@@ -33,17 +33,15 @@ class _Page(click.Path):
 def _check_writable(path: Path) -> None:
     if path.suffix in (".json", ".md"):
         raise ConfigError(f"report {path}: is the HTML file, JSON and Markdown come beside it; let it end in .html")
-    folder = path.parent
     try:
         require_file(path)
     except OSError as error:
         raise ConfigError(f"report {path}: {error.strerror}; name a file") from error
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        require_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PlacementError(f"report {path}: its folder cannot be made ({error.strerror}); choose another") from error
-    if not os.access(folder, os.W_OK):
-        raise PlacementError(f"report {path}: {folder} is read-only; choose another folder")
+        raise PlacementError(f"report {path}: {error.strerror}; choose another folder") from error
 
 
 def _date(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
