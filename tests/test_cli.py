@@ -452,7 +452,9 @@ def test_what_comes_next_is_said_and_one_seed_has_no_spread(tmp_path: Path) -> N
     run = ullage("simulate", "t.ullage", "-s", "best-fit", "--seeds", "2", "-o", "csv", cwd=tmp_path)
     assert run.stdout.splitlines()[0].endswith(",USD/month,sd %")
     run = ullage("decisions", "from-log", "log", "-q", cwd=tmp_path)
-    assert run.stderr.endswith("decisions written to records.db; ask about a pod: ullage explain pod/NAME -n NS\n")
+    assert run.stderr.endswith(
+        "decisions written to records.db; ask about a pod: ullage explain pod/NAME -n NS --records records.db\n"
+    )
 
 
 def test_traces_and_strategies_of_one_name_are_compared_not_averaged(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -108,7 +109,8 @@ def bundle(source: Path, config: Path | None, target: Path | None, verifies: boo
     target = target or Path("ullage-bundle.tar.gz")
     count = write_bundle(source, config, target)
     click.echo(
-        f"{target}: {count} log segment{'s' * (count != 1)}; repeat it: ullage bundle {target} --verify", err=True
+        f"{target}: {count} log segment{'s' * (count != 1)}; repeat it: ullage bundle {quote(str(target))} --verify",
+        err=True,
     )
 
 

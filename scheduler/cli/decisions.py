@@ -8,6 +8,7 @@ import json
 import re
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -177,4 +178,8 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
         if is_new and not written:
             for end in ("", "-wal", "-shm"):
                 target.with_name(target.name + end).unlink(missing_ok=True)
-    click.echo(f"{number:,} decisions written to {records}; ask about a pod: ullage explain pod/NAME -n NS", err=True)
+    click.echo(
+        f"{number:,} decisions written to {records}; "
+        f"ask about a pod: ullage explain pod/NAME -n NS --records {quote(records)}",
+        err=True,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -63,4 +64,5 @@ def record(
     trace.save(target)
     held = f"{len(trace.nodes):,} nodes, {len(trace.pods):,} pods, {len(trace.usage.pod):,} usage samples"
     click.echo(f"{target}: {held}")
-    click.echo(f"look at it: ullage trace info {target}; learn from it: ullage train {target} -m MODEL", err=True)
+    named = quote(str(target))
+    click.echo(f"look at it: ullage trace info {named}; learn from it: ullage train {named} -m MODEL", err=True)

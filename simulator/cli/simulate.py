@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -196,7 +197,8 @@ def _run(
         click.echo(f"report: {report}", err=True)
     if log:
         click.echo(
-            f"log: {log}; to ask why: ullage decisions from-log {log}, then ullage explain pod/NAME -n NS", err=True
+            f"log: {log}; to ask why: ullage decisions from-log {quote(str(log))}, then ullage explain pod/NAME -n NS",
+            err=True,
         )
     for line in learned_notes(result):
         click.echo(line, err=True)
