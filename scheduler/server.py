@@ -264,13 +264,10 @@ class Connection(asyncio.BufferedProtocol):
                 keep = b"close" not in options and (keep or b"keep-alive" in options)
             elif key == b"expect":
                 is_waiting = value.strip().lower() == b"100-continue"
-        method = parts[0].decode("ascii")
-        if length < 0 and method == "POST":
-            raise WireError("a POST needs a Content-Length", 411)
         if is_waiting and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.need = max(length, 0)
-        self.head = (method, parts[1].decode("ascii"), keep)
+        self.need = max(length, 0)  # without a length there is no body (RFC 9112, 6.3): `curl -X POST` sends none
+        self.head = (parts[0].decode("ascii"), parts[1].decode("ascii"), keep)
 
     def _length(self, value: bytes, seen: int) -> int:
         if not value.isdigit() or len(value) > 18 or (seen >= 0 and seen != int(value)):
