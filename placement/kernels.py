@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 from numba.experimental import structref
 
+from placement import scorers
 from placement.machine_code import HAS_NUMBA, compiled
 from placement.outlook import (
     FIRST_STAY,
@@ -38,7 +39,7 @@ from placement.outlook import (
     go,
 )
 from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
-from placement.scorers import COST_UNIT, MIB, SHARE
+from placement.scorers import COST_UNIT, FIRST_OUTLOOK, MIB, SHARE
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -53,6 +54,29 @@ from placement.state import (
 
 if not HAS_NUMBA:
     raise ImportError("numba is told not to compile")
+
+# Opcodes by name: compiled code reads no attributes of classes. Families lie side by side.
+LEFTOVER = scorers.Leftover.opcode
+ALIGNMENT = scorers.Alignment.opcode
+LEAST_ALLOCATED = scorers.LeastAllocated.opcode
+MOST_ALLOCATED = scorers.MostAllocated.opcode
+REQUESTED_TO_CAPACITY = scorers.RequestedToCapacity.opcode
+BALANCED_ALLOCATION = scorers.BalancedAllocation.opcode
+BALANCED_AFTER = scorers.BalancedAfter.opcode
+ATC_DOT_PRODUCT = scorers.AtcDotProduct.opcode
+ATC_BEST_FIT = scorers.AtcBestFit.opcode
+ATC_PACKING = scorers.AtcPacking.opcode
+ATC_CLUSTERING = scorers.AtcClustering.opcode
+ATC_FGD = scorers.AtcFgd.opcode
+STRANDED = scorers.Stranded.opcode
+DEVICE_WORTH = scorers.DeviceWorth.opcode
+RANK = scorers.Rank.opcode
+LOAD_AWARE = scorers.LoadAware.opcode
+HOT = scorers.Hot.opcode
+EXIT_TIME = scorers.ExitTime.opcode
+FITS_WINDOWS = scorers.FitsWindows.opcode
+EMPTYING = scorers.Emptying.opcode
+USAGE_THRESHOLDS = scorers.UsageThresholds.opcode
 
 DEVICES_RANDOM = 1
 DEVICES_SCORED = 2
@@ -312,12 +336,12 @@ def add_kube(rows, num, row, terms, t, delta, ledger):
     offered, taken = ledger.offered, ledger.taken
     for i in range(num):
         n = rows[i]
-        if op >= 6:
-            row[n] += weight * _balanced(n, delta, offered, taken, op == 6)
-        elif op == 5:
+        if op >= BALANCED_ALLOCATION:
+            row[n] += weight * _balanced(n, delta, offered, taken, op == BALANCED_ALLOCATION)
+        elif op == REQUESTED_TO_CAPACITY:
             row[n] += weight * _requested_to_capacity(n, delta, offered, taken, terms, t)
         else:
-            row[n] += weight * _kube_mean(n, delta, offered, taken, op == 4)
+            row[n] += weight * _kube_mean(n, delta, offered, taken, op == MOST_ALLOCATED)
 
 
 # ── the FGD paper's policies ──────────────────────────────────────────────────────────────────
@@ -369,14 +393,14 @@ def add_atc(rows, num, row, terms, t, delta, gpu, ledger):
         cpu = offered[CPU_ROW, n] - taken[CPU_ROW, n]
         free = offered[GPU_ROW, n] - taken[GPU_ROW, n]
         score = np.int64(0)
-        if op == 10:
+        if op == ATC_DOT_PRODUCT:
             score = np.int64(100.0 * (1.0 - (cpu / 128000.0 * asked_cpu + free / 8000.0 * asked_gpu) / 2.0))
-        elif op == 11:
+        elif op == ATC_BEST_FIT:
             left = (cpu - delta[CPU_ROW]) / 128000.0
             score = np.int64(100.0 * (1.0 - 0.5 * left - 0.5 * ((free - ask) / 8000.0)))
-        elif op == 12:
+        elif op == ATC_PACKING:
             score = np.int64(_packing(n, gpu[0], gpu[1], ledger.gpu_free, ledger.gpu_count[n]))
-        elif op == 13:
+        elif op == ATC_CLUSTERING:
             score = np.int64(_clustering(n, gpu[2], free, taken))
         row[n] += weight * score
 
@@ -714,18 +738,18 @@ def add_outlook(c, rows, num, row, terms, delta, ledger, outlook):
     own, nodes = outlook.own[c], outlook.nodes
     for t in range(terms.shape[0]):
         op = terms[t, 0]
-        if op == 30:
+        if op == LOAD_AWARE:
             add_load_aware(rows, num, row, terms, t, delta, ledger, nodes)
-        elif op == 31:
+        elif op == HOT:
             add_hot(rows, num, row, terms, t, own, ledger, nodes)
-        elif op == 32:
+        elif op == EXIT_TIME:
             add_exit_time(rows, num, row, terms, t, own, nodes)
-        elif op == 34:
+        elif op == EMPTYING:
             add_emptying(rows, num, row, terms[t, 1], nodes, outlook.chances)
     for t in range(terms.shape[0]):
-        if terms[t, 0] == 33:
+        if terms[t, 0] == FITS_WINDOWS:
             admit_windows(rows, num, row, terms, t, own, ledger, nodes)
-        elif terms[t, 0] == 35:
+        elif terms[t, 0] == USAGE_THRESHOLDS:
             admit_below_thresholds(rows, num, row, terms, t, ledger, nodes)
 
 
@@ -759,23 +783,23 @@ def _refresh(c, start, clock, num_rows, handle):
     looks_ahead = False
     for t in range(terms.shape[0]):
         op = terms[t, 0]
-        if op == 1:
+        if op == LEFTOVER:
             add_leftover(rows, num, row, terms, t, delta, ask, ledger)
-        elif op == 2:
+        elif op == ALIGNMENT:
             add_alignment(rows, num, row, terms, t, delta, ask, ledger)
-        elif 3 <= op <= 7:
+        elif LEAST_ALLOCATED <= op <= BALANCED_AFTER:
             add_kube(rows, num, row, terms, t, delta, ledger)
-        elif 10 <= op <= 13:
+        elif ATC_DOT_PRODUCT <= op <= ATC_CLUSTERING:
             add_atc(rows, num, row, terms, t, delta, gpu, ledger)
-        elif op == 14:
+        elif op == ATC_FGD:
             add_fgd(rows, num, row, terms[t, 1], delta, gpu, ledger, handle.fgd)
-        elif op == 20:
+        elif op == STRANDED:
             add_stranded(rows, num, row, terms, t, delta, ask, ledger)
-        elif op == 21:
+        elif op == DEVICE_WORTH:
             add_worth(rows, num, row, terms, t, gpu, ledger, handle.prices)
-        elif op == 22:
+        elif op == RANK:
             add_rank(rows, num, row, terms, t, ledger)
-        looks_ahead |= op >= 30
+        looks_ahead |= op >= FIRST_OUTLOOK
     if looks_ahead:
         add_outlook(c, rows, num, row, terms, delta, ledger, handle.outlook)
     return -1 if is_whole else num
@@ -813,11 +837,11 @@ def pick_devices(n, c, rule, draw, handle):
         return one << device
     if rule == DEVICES_SCORED:
         for t in range(terms.shape[0]):
-            if terms[t, 0] == 14:
+            if terms[t, 0] == ATC_FGD:
                 _score, device = fgd_best(n, milli, count, cache.deltas[c, CPU_ROW], ledger, handle.fgd)
                 return one << device
         for t in range(terms.shape[0]):
-            if terms[t, 0] == 21:
+            if terms[t, 0] == DEVICE_WORTH:
                 _score, device = _worth_best(n, milli, terms[t, 2], terms[t, 3], terms[t, 4], ledger, handle.prices)
                 return one << device
     tightest = DEVICE_MILLI + 1
