@@ -52,6 +52,7 @@ from placement.resources import (
     GPU_MODEL_LABEL,
     GPU_SHARE,
     MEMORY,
+    MOST_COUNTED,
     parse_quantity,
 )
 
@@ -319,7 +320,9 @@ def node_spec(node: Node) -> NodeSpec:
     gpus = offered.pop(GPU_SHARE, 0) // DEVICE_MILLI
     labels = node.metadata.labels or {}
     images = [
-        (normalised_image(name), image.sizeBytes) for image in node.status.images or () for name in image.names or ()
+        (normalised_image(name), max(0, min(image.sizeBytes, MOST_COUNTED)))
+        for image in node.status.images or ()
+        for name in image.names or ()
     ]
     return NodeSpec(
         name=node.metadata.name,

@@ -20,10 +20,12 @@ import pytest
 from msgspec import Raw
 
 from placement.errors import PlacementError
+from placement.log import EventLog
 from placement.pods import GpuRequest, NodeRules
 from placement.resources import MOST_COUNTED
 from placement.specs import MAX_RULES, MAX_UNOFFERED, TOO_MANY_RULES, UNOFFERED
-from placement.state import devices_mask
+from placement.state import ClusterState, devices_mask
+from placement.strategies import strategy_named
 from scheduler import view
 from scheduler.modes import Modes
 from scheduler.view import Reader, sinks
@@ -342,6 +344,19 @@ def test_a_number_beyond_64_bits_is_no_defect(number: int) -> None:
     raw = json.dumps(body).encode()
     reader = Reader()
     assert reader.spec(raw) == reader.spec(raw) == Reader().spec(raw)
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**62, -(2**63)])
+def test_an_image_of_any_size_leaves_scores_what_they_are(size: int) -> None:
+    """The API server takes what a kubelet says of its images."""
+    state = ClusterState(events=EventLog())
+    for name, number in (("odd", size), ("plain", 0)):
+        body = node_object(name)
+        body["status"]["images"] = [{"names": [f"img-{i}"], "sizeBytes": number} for i in range(3)]
+        state.add_node(Reader().node(Raw(json.dumps(body).encode())))
+    pod = cpu_pod(1, images=("img-0:latest", "img-1:latest", "img-2:latest"), num_containers=3)
+    best = strategy_named("kube-default").decide(state.snapshot(), pod, None, 0).node
+    assert best == "odd" or size < 0
 
 
 HUGE = {"cpu": "1", "memory": "4611686018427387903"}
