@@ -34,7 +34,7 @@ from scheduler.planning.planner import Planner
 from scheduler.planning.planner_process import Order
 from scheduler.planning.solver import SolverError
 from scheduler.settings import PlanSettings, Settings
-from tests.api_server import ApiServer, client_of, pod_object
+from tests.api_server import ApiServer, client_of, node_object, pod_object
 from tests.live_engine import Live, cpu_pod
 from tests.waiting import until
 from tests.whole_app import cluster, running
@@ -182,6 +182,21 @@ async def test_pods_that_fit_nowhere_fill_no_batch_after_batch_however_important
         await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
         assert all(nominated(api, f"p{i}") for i in range(3))
         assert not is_free(api, "large0")
+
+
+async def test_quantities_that_are_a_mistake_keep_nobody_else_from_being_planned(tmp_path: Path) -> None:
+    """Whoever may make pods in one namespace could stop all planning; a kubelet could as well."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        for i in range(3):
+            pod, node = gated(f"hog{i}"), node_object(f"vast{i}")
+            pod["spec"]["containers"][0]["resources"]["requests"]["memory"] = "3Ei"
+            node["status"]["allocatable"]["memory"] = "3Ei"
+            api.put("nodes", node)
+            api.put("pods", pod)
+        await until(lambda: len(planner.engine.ledger.gated) == 3)
+        api.put("pods", gated("p"))
+        await until(lambda: is_free(api, "p"))
+        assert nominated(api, "p")
 
 
 async def test_a_pod_behind_a_gate_of_others_as_well_takes_no_room_until_that_is_gone(tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ def test_numbers_that_mean_nothing_are_refused(kind: str, question: dict[str, An
         planned(kind, taken(node("a"), pod("w-1", "1")), **question)
 
 
-@pytest.mark.parametrize("kind", ["rescue", "batch", "consolidate", "purchase"])
+@pytest.mark.parametrize("kind", ["rescue", "consolidate", "purchase"])
 def test_quantities_that_no_sum_holds_are_refused_before_anybody_adds_them_up(kind: str) -> None:
     nodes = [node(name) for name in "abc"]
     for one in nodes:

@@ -16,6 +16,7 @@ from placement.planning.plans import Action, Ending, Plan, Step
 from placement.pods import Pod
 from placement.resources import (
     DEVICES_ANNOTATION,
+    MOST_COUNTED,
     IntArray,
 )
 from placement.state import devices_text
@@ -52,8 +53,11 @@ def batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
 
 
 def batch_problem(cluster: Cluster) -> BatchProblem:
-    """Pending pods as classes; pods that share a gang label are placed all or none."""
-    require_nodes(cluster)
+    """Pending pods as classes; pods that share a gang label are placed all or none.
+
+    Amounts are the ledger's: a quantity that is a mistake, on a pod or a node, keeps nobody else from being planned.
+    """
+    require_nodes(cluster, MOST_COUNTED)
     reasons = batch_reasons(cluster)
     pods = [pod for pod, (_, why) in zip(cluster.pending, reasons, strict=True) if not why]
     left_out = tuple(f"pod {name} is left to the scheduler: {why}" for name, why in reasons if why)

@@ -230,22 +230,23 @@ def overfull(cluster: Cluster, free: IntArray) -> dict[int, str]:
     return found
 
 
-def require_nodes(cluster: Cluster) -> None:
+def require_nodes(cluster: Cluster, most: int = MAX_AMOUNT) -> None:
     if len(cluster.rows) == 0:
         raise ConfigError("the cluster has no nodes, so there is nothing to plan; take a snapshot of a running cluster")
-    require_sums(cluster)
+    require_sums(cluster, most)
 
 
-def require_sums(cluster: Cluster) -> None:
-    """Refuse quantities that no 64-bit sum holds, over all nodes or all pods that wait; planners add them up."""
+def require_sums(cluster: Cluster, most: int = MAX_AMOUNT) -> None:
+    """Refuse quantities that no 64-bit sum holds, over all nodes or all pods that wait; planners add them up. ``most`` of
+    each count."""
     offered: dict[str, float] = {}
     asked: dict[str, float] = {}
     for node in cluster.state.nodes:
         for name, amount in node.amounts.items() if node else ():
-            offered[name] = offered.get(name, 0.0) + amount
+            offered[name] = offered.get(name, 0.0) + min(amount, most)
     for pod in cluster.pending:
         for name, amount in pod.spec.request:
-            asked[name] = asked.get(name, 0.0) + amount
+            asked[name] = asked.get(name, 0.0) + min(amount, most)
     for who, name, total in [
         *(("nodes offer", name, total) for name, total in offered.items()),
         *(("pending pods ask for", name, total) for name, total in asked.items()),
