@@ -35,11 +35,6 @@ MAX_STEPS = 5000
 UNLIMITED = 2**31
 
 
-def share_rank(spec: PodSpec) -> int:
-    """For an order in which devices are packed well: 1000 without a share, else its thousandths; largest first."""
-    return DEVICE_MILLI if spec.gpu is None else spec.gpu.milli
-
-
 def sure_of(left: Sequence[int], hidden: Iterable[GpuRequest]) -> list[int]:
     """Thousandths free of each device of a node however the ``hidden`` pods lie, which run there on devices of which nobody
     has recorded which; ``left`` is without them.

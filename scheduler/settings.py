@@ -17,6 +17,7 @@ import yaml
 
 from placement.errors import ConfigError, why, yaml_fault
 from placement.learning.horizons import EVERY_WORKLOAD, HORIZONS, MOST_WORKLOADS
+from placement.planning.gathering import Terms
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODES = ("off", "shadow", "score", "decide")
@@ -257,17 +258,17 @@ class PlanSettings:
 
     enabled: bool = False
     """Whether gated pods are planned; without it nobody but the sweeper lifts gates."""
-    window_s: float = _number(0.2, 0.02, 600)
+    window_s: float = _number(Terms.window_s, 0.02, 600)
     """How long the oldest pod waits for others before a batch is solved."""
-    time_s: float = _number(0.2, 0.01, 600)
+    time_s: float = _number(Terms.time_s, 0.01, 600)
     """Of the solver, per batch, to improve on best fit; pods wait for it, so a longer one packs better and starts later."""
-    max_pods: int = _number(500, 1, 100_000)
+    max_pods: int = _number(Terms.max_pods, 1, 100_000)
     """Per batch; a gang is never cut."""
     width: int = _number(32, 1, 1000)
     """Patches in flight: enough to keep an API server busy, few enough that their answers never hold up ours for long."""
-    gate_deadline_s: float = _number(60, 1, 86_400)
+    gate_deadline_s: float = _number(Terms.gate_deadline_s, 1, 86_400)
     """A gate that was not lifted by then goes without a plan …"""
-    gang_deadline_s: float = _number(600, 1, 86_400)
+    gang_deadline_s: float = _number(Terms.gang_deadline_s, 1, 86_400)
     """… and those of gangs by then: waiting whole is what a gang asks for."""
     nomination_deadline_s: float = _number(60, 1, 86_400)
     """A nomination that was neither bound nor replaced by then, nor renewed by a plan that is applied, is cleared."""

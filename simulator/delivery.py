@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.errors import ConfigError, nearest
+from placement.planning.gathering import Terms
 from placement.pods import PodSpec
 from placement.resources import NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import Snapshot
@@ -38,9 +39,8 @@ class Delivery:
     in_tree: bool = False
     """Add the default profile's own scores."""
     random_ties: bool = False
-    window_s: int = 0
-    """Pods gather behind a gate for so long, less when nobody comes (:mod:`placement.planning.gathering`), and are then
-    planned together and nominated; 0 = one by one."""
+    gate: Terms | None = None
+    """Pods gather behind a gate, and are planned together and nominated; None = one by one."""
 
     @property
     def is_exact(self) -> bool:
@@ -54,7 +54,7 @@ DELIVERIES: dict[str, Delivery] = {
         Delivery("decide"),
         Delivery("stock", samples=True, random_ties=True),
         Delivery("score", samples=True, rounds=True, in_tree=True, random_ties=True),
-        Delivery("nominate", window_s=10),
+        Delivery("nominate", gate=Terms()),
         Delivery("decide+sampling", samples=True),
         Delivery("decide+rounding", rounds=True),
         Delivery("decide+ties", random_ties=True),

@@ -40,6 +40,16 @@ class Gangs:
         self._missing[gang] -= 1
         return [] if self._missing[gang] else self._members[gang]
 
+    def is_whole(self, pod: int) -> bool:
+        """Whether all pods of a pod's gang are here."""
+        return not self._missing[self.of[pod]]
+
+    def let_go(self, pod: int) -> None:
+        """A pod is alone from now on."""
+        if self.of[pod] >= 0:
+            self._members[self.of[pod]].remove(pod)
+            self.of[pod] = -1
+
     def with_pod(self, pod: int) -> list[int]:
         """All pods of a pod's gang, by arrival."""
         return self._members[self.of[pod]]

@@ -4,30 +4,35 @@ Each pod goes through ``Strategy.decide`` on the ledger; nothing here chooses. W
 simulated: the pending queue (:mod:`simulator.pending`), preemption, nodes that come, go and fail, a fleet that grows, and
 the delivery that loses quality on the way. Pods of one gang start together or not at all (:mod:`simulator.gangs`).
 
-Not simulated: image pulls, kubelet start-up, and the scheduler's own latency; a decision takes no virtual time.
+Not simulated: image pulls, kubelet start-up, and the latency of schedulers and planners; a decision or a batch takes no
+virtual time.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from math import ceil
+from math import ceil, inf
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from placement.devices import share_rank
+from placement.errors import PlacementError
 from placement.knowledge import Knowledge, Workload
 from placement.log import DECISION, Asked, Event, EventLog
 from placement.nodes import NodeSpec
-from placement.planning.gathering import closes_s
-from placement.pods import PodSpec
+from placement.planning.batch_problems import batch_plan, batch_problem
+from placement.planning.batches import at_once, place_batch
+from placement.planning.cluster import Cluster
+from placement.planning.gathering import Gathering, Terms
+from placement.planning.plans import Deadline, Step, WorkClock
+from placement.pods import Pod, PodSpec
 from placement.rejections import main_reason
-from placement.state import ClusterState, Resident
+from placement.state import ClusterState, Resident, devices_mask
 from placement.strategy import Decision, Strategy
 from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
@@ -36,7 +41,6 @@ from simulator.gangs import INCOMPLETE, NO_ROOM, Gangs, Unit
 from simulator.output import Progress, untold
 from simulator.pending import NEVER, Pending
 from simulator.planning.buying import autoscaler
-from simulator.planning.windows import plan_window
 from simulator.preemption import choose_victims
 from simulator.spare import without_room
 from simulator.timeline import Timeline
@@ -193,7 +197,11 @@ class Replay:
         self._stays: dict[str, int] = {}
         self._taken_away: set[str] = set()
         self._scan_at = NEVER
-        self._gathered: list[int] = []
+        gate = self.options.delivery.gate
+        self._terms = gate or Terms()
+        self._gathering = Gathering[int](self._terms.window_s, self._terms.max_pods)
+        self._window_at = NEVER
+        self._rooms_tried = 0
         self._alone_s = NEVER
         self._in_vain: set[int] = set()
         self._buys_again_s: dict[Unit, int] = {}
@@ -215,7 +223,8 @@ class Replay:
         arrivals: list[int] = pods.arrival_s.tolist()
         end_s = self._end_s(arrivals)
         num, i = len(arrivals), 0
-        arrive: Callable[[int], None] = self._gather if self.options.delivery.window_s else self._arrive
+        is_gated = self.options.delivery.gate is not None
+        arrive: Callable[[int], None] = self._arrive_gated if is_gated else self._arrive
         handlers: dict[int, Callable[[Any], None]] = {
             _END: self._ended,
             _NODE: self._node_event,
@@ -223,10 +232,10 @@ class Replay:
             _IDLE: self._idle,
             _RETRY: self._wake_up,
             _SCAN: self._scan,
-            _WINDOW: self._close_window,
+            _WINDOW: self._look_behind_the_gate,
             _POLICY: self._act,
         }
-        if self.gangs:
+        if self.gangs and not is_gated:
             arrive = self._arrive_in_gangs(arrive)
         while True:
             arrival = arrivals[i] if i < num else None
@@ -313,7 +322,7 @@ class Replay:
         policies and the autoscaler's scans are ahead and each has acted once more in vain, they never will. Where nodes
         still come and go by themselves, they are given :data:`GIVE_UP_S`.
         """
-        if self.state.residents or self._gathered:
+        if self.state.residents or self._gathering.since:
             self._alone_s = NEVER
             self._in_vain.clear()
             return False
@@ -368,34 +377,107 @@ class Replay:
 
         return arrive
 
-    def _gather(self, pod: int) -> None:
-        """A gated pod joins the open window."""
+    # ── behind the gate (as :mod:`scheduler.planning.nominator`) ──────────────────────────────
+
+    def _arrive_gated(self, pod: int) -> None:
         self.timeline.num_arrived = pod + 1
-        self._gathered.append(pod)
-        if len(self._gathered) == 1:
-            self._push(self._closes_s(), _WINDOW, None)
+        if self.gangs.of[pod] >= 0:
+            self.gangs.join(pod)
+        self._gather(pod)
 
-    def _closes_s(self) -> int:
-        """When the open window is closed, as live, if nobody comes before."""
-        arrival_s = self.trace.pods.arrival_s
-        oldest_s, newest_s = int(arrival_s[self._gathered[0]]), int(arrival_s[self._gathered[-1]])
-        return ceil(closes_s(oldest_s, newest_s, self.options.delivery.window_s))
+    def _gather(self, pod: int) -> None:
+        """A gated pod waits to be planned."""
+        self._gathering.join(pod, self.time_s)
+        self._look_at(self._gathering.closes_s([pod]))
 
-    def _close_window(self, _: object) -> None:
-        """Plan what has gathered, once nobody more is waited for; who gets no node of the plan goes the ordinary way."""
-        if self.time_s < (later_s := self._closes_s()):
-            self._push(later_s, _WINDOW, None)
+    def _look_at(self, at: float) -> None:
+        if at != inf and (self._window_at == NEVER or at < self._window_at):
+            self._window_at = max(ceil(at), self.time_s)
+            self._push(self._window_at, _WINDOW, None)
+
+    def _look_behind_the_gate(self, _: object) -> None:
+        """Let go who has waited for too long, plan a batch if it is closed, and see when to look next."""
+        if self.time_s != self._window_at:
             return
-        pods, self._gathered = self._gathered, []
-        # shares last, largest first: then the tightest device for each is what the plan has in mind
-        pods.sort(key=lambda pod: (-self.specs[pod].priority, -share_rank(self.specs[pod])))
-        planned = plan_window(self.snapshot, {pod: self.specs[pod] for pod in pods})
-        for pod in pods:
-            if pod not in planned or not self._place_at(pod, self.specs[pod], planned[pod]):
-                self._enter(pod, self.specs[pod])
+        self._window_at = NEVER
+        gathering = self._gathering
+        for pod in [pod for pod, since_s in gathering.since.items() if self.time_s > since_s + self._deadline_s(pod)]:
+            self._let_go(pod)
+        if self.time_s >= gathering.closes_s(self._waiting_behind_gate()):
+            units: dict[int, list[int]] = {}
+            for pod in gathering.since:
+                units.setdefault(self._gang_behind_gate(pod, ~pod), []).append(pod)
+            self._rooms_tried = self._pending.rooms
+            chosen = gathering.chosen(units.values(), lambda pod: self.specs[pod].priority, self._is_whole, self.time_s)
+            if chosen:
+                self._plan_together(chosen)
+        self._look_at(gathering.closes_s(self._waiting_behind_gate()))
+        late = (since_s + self._deadline_s(pod) for pod, since_s in gathering.since.items())
+        self._look_at(min(late, default=inf) + 1)
 
-    def _place_at(self, pod: int, spec: PodSpec, row: int) -> bool:
-        """Place a pod on one node if every rule allows it there, as kube-scheduler checks a nominated node."""
+    def _gang_behind_gate(self, pod: int, alone: int = NEVER) -> int:
+        """The gang with which a pod is planned; of one that has run, the others count as members that run."""
+        gang = self.gangs.of[pod]
+        return gang if gang >= 0 and self.first_placed_s[pod] < 0 else alone
+
+    def _is_whole(self, members: Sequence[int]) -> bool:
+        return self._gang_behind_gate(members[0]) < 0 or self.gangs.is_whole(members[0])
+
+    def _deadline_s(self, pod: int) -> float:
+        is_alone = self._gang_behind_gate(pod) < 0
+        return self._terms.gate_deadline_s if is_alone else self._terms.gang_deadline_s
+
+    def _waiting_behind_gate(self) -> list[int]:
+        """Those for whom another batch may do something: who had no place in one has none before room has come."""
+        gathering, has_changed = self._gathering, self._pending.rooms != self._rooms_tried
+        return [pod for pod in gathering.since if has_changed or not gathering.is_in_vain(pod)]
+
+    def _let_go(self, pod: int) -> None:
+        """A gate goes without a plan: the pod goes the ordinary way, alone."""
+        self._gathering.leave(pod)
+        self.gangs.let_go(pod)
+        self._enter(pod, self.specs[pod])
+
+    def with_gang(self, pod: int) -> PodSpec:
+        """The class of a pod that waits, with its gang if it still has to start together with others."""
+        gang, spec = self._gang_behind_gate(pod), self.specs[pod]
+        return spec if gang < 0 else replace(spec, gang=f"trace/{gang}", gang_size=len(self.gangs.with_pod(pod)))
+
+    def _plan_together(self, pods: list[int]) -> None:
+        """One batch: place whom the plan has a place for; the others wait for the next, or are let go if it never covers
+        them."""
+        waiting = tuple(Pod(self.uids[pod], self.uids[pod], self.with_gang(pod)) for pod in pods)
+        steps: dict[str, Step] = {}
+        try:
+            problem = batch_problem(Cluster(self.state, waiting))
+        except PlacementError:  # no nodes; live it is logged
+            pass
+        else:
+            covered = {pod.uid for members in problem.pods for pod in members}
+            for pod in pods:
+                if self.uids[pod] not in covered:
+                    self._let_go(pod)
+            found = at_once(problem.batch)
+            if not found.is_final:
+                deadline = Deadline(self._terms.time_s, WorkClock())
+                found = place_batch(problem.batch, deadline, seed=self.options.seed, start=found.placed)
+            steps = {step.pod: step for step in batch_plan(problem, found, time_s=0.0).steps}
+        placed = [pod for pod in pods if self.uids[pod] in steps]
+        for pod in placed:
+            self._gathering.leave(pod)
+        self._gathering.tried(pods, set(placed), self.time_s)
+        for pod in placed:
+            step = steps[self.uids[pod]]
+            row, devices = self.state.row_of[step.target], devices_mask(step.devices)
+            if not self._place_at(pod, self.specs[pod], row, devices):
+                self.gangs.let_go(pod)
+                self._enter(pod, self.specs[pod])
+        for pod in () if self._retries else [pod for pod in pods if pod in self._gathering.since]:
+            self._let_go(pod)
+
+    def _place_at(self, pod: int, spec: PodSpec, row: int, devices: int = 0) -> bool:
+        """Place a pod on one node if every rule allows it there, as kube-scheduler checks a nominated node; on the
+        ``devices`` (as bits) of its plan, if it has any."""
         only = np.zeros(self.state.num_rows, np.bool_)
         only[row] = True
         decision = self.strategy.decide(self.snapshot, spec, only, 0)
@@ -404,7 +486,7 @@ class Replay:
             return False
         if self.options.log:
             self._tell(pod, decision, Asked(decision.strategy, spec, 0, (decision.node,)))
-        self._place(pod, spec, decision.row, decision.node, decision.devices)
+        self._place(pod, spec, decision.row, decision.node, devices or decision.devices)
         return True
 
     def migrate(self, uid: str, row: int, *, restart_s: int, checkpoint_s: int) -> bool:
@@ -432,7 +514,14 @@ class Replay:
         pod, row = self.pod_of[uid], self.state.residents[uid].row
         self._count_eviction(self._uproot(pod, restart_s, checkpoint_s))
         self._room(row)
-        self._enter(pod, self.specs[pod])
+        self._come_again(pod)
+
+    def _come_again(self, pod: int) -> None:
+        """The replacement of an evicted pod is gated as the pod was."""
+        if self.options.delivery.gate is not None:
+            self._gather(pod)
+        else:
+            self._enter(pod, self.specs[pod])
 
     def _uproot(self, pod: int, restart_s: int, checkpoint_s: int) -> int:
         """Take a running pod off its node; returns the seconds by which that lengthens its stay."""
@@ -561,6 +650,9 @@ class Replay:
         """Something changed that may make room: who waits is tried as soon as his back-off allows."""
         self._pending.rooms += 1
         self._await_backoff()
+        if self._gathering.since:
+            self._gathering.skip(self.time_s)
+            self._look_at(self._gathering.closes_s(self._gathering.since))
 
     def _await_backoff(self) -> None:
         """Try again as soon as the first class may that has not been tried since something changed."""
@@ -608,7 +700,10 @@ class Replay:
 
     def _requeue(self, pod: int) -> None:
         self._count_eviction(self.time_s - self.placed_s[pod] if self.lifetimes[pod] >= 0 else 0)
-        self._wait(pod, self.specs[pod])
+        if self.options.delivery.gate is not None:
+            self._gather(pod)
+        else:
+            self._wait(pod, self.specs[pod])
         self.wake()
 
     def _pods_of(self, unit: Unit, pod: int) -> list[int]:
@@ -618,6 +713,10 @@ class Replay:
     def _queued(self) -> list[tuple[int, str]]:
         """Every pod that waits, and why."""
         found = [(pod, INCOMPLETE) for pod in self.gangs.incomplete(self.timeline.num_arrived)]
+        found += [
+            (pod, self._reason(self.specs[pod]) if self._gang_behind_gate(pod) < 0 else NO_ROOM)
+            for pod in self._gated()
+        ]
         for unit, waiting in self._pending:
             reason = self._reason(unit)
             found += [(pod, reason) for entry in waiting.pods for pod in self._pods_of(unit, entry)]
@@ -751,13 +850,16 @@ class Replay:
 
     def waiting(self) -> list[int]:
         """Pods that have arrived and have no place, by class and then oldest first; not those of gangs that are not complete."""
-        return [pod for unit, waiting in self._pending for entry in waiting.pods for pod in self._pods_of(unit, entry)]
+        waits = [pod for unit, waiting in self._pending for entry in waiting.pods for pod in self._pods_of(unit, entry)]
+        return waits + self._gated()
+
+    def _gated(self) -> list[int]:
+        """Pods behind the gate, but for those of gangs that are not complete."""
+        return [pod for pod in self._gathering.since if self._is_whole([pod])]
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────
 
     def _finish(self, num_seen: int) -> Outcome:
-        for pod in self._gathered:  # the replay ends inside a window
-            self._pending.add(self.specs[pod], pod)
         self.timeline.finish(self.time_s)
         unplaced: Counter[str] = Counter(self.failed.values())
         waiting = [(pod, reason) for pod, reason in self._queued() if self.first_placed_s[pod] < 0]

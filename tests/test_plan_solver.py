@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from placement.planning.batch import Batch
-from placement.planning.batches import as_placed, place_batch
+from placement.planning.batches import as_placed, at_once, place_batch
 from placement.planning.best_fit import best_fit
 from placement.planning.plans import Deadline, Ending
 from scheduler.planning.solver import Sent, Solver, SolverError, Sparse, first
@@ -61,7 +61,7 @@ def test_a_first_placement_has_true_bounds() -> None:
 
 
 def test_a_placement_that_breaks_a_rule_is_not_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.planning.solver.best_fit", lambda b: b.most + 1)
+    monkeypatch.setattr("placement.planning.batches.best_fit", lambda b: b.most + 1)
     with pytest.raises(SolverError, match="failed its check"):
         first(Sent.of(batch()))
 
@@ -70,8 +70,8 @@ def test_points_that_are_claimed_and_not_met_are_not_handed_back(monkeypatch: py
     made = replace(batch(), wish=batch().most)
     assert first(Sent.of(made))[0].wishes_met > 0
     monkeypatch.setattr(
-        "scheduler.planning.solver.as_placed",
-        lambda *words: replace(as_placed(*words), wishes_met=made.wishes_possible + 1),
+        "scheduler.planning.solver.at_once",
+        lambda batch: replace(at_once(batch), wishes_met=made.wishes_possible + 1),
     )
     with pytest.raises(SolverError, match="points of wishes are claimed"):
         first(Sent.of(made))

@@ -10,11 +10,12 @@ import pytest
 
 from placement.errors import ConfigError
 from placement.nodes import NodeSpec
+from placement.planning.gathering import Terms
 from placement.pods import PodSpec
 from placement.rates import Rates
 from placement.strategies import strategy_named
 from simulator.cost import PriceBook, shape
-from simulator.delivery import DELIVERIES
+from simulator.delivery import DELIVERIES, Delivery
 from simulator.fleet import Elastic
 from simulator.measures import measure
 from simulator.planning.policies import Consolidation, Promise
@@ -109,7 +110,8 @@ def test_a_window_is_closed_after_ten_seconds_or_when_nobody_came_for_five() -> 
     node = NodeSpec("n", (("cpu", 64_000), ("memory", 2**40), ("pods", 110)))
     came = (0, 4, 20, 24, 28, 35, 40)
     trace = Trace.of("bursts", (node,), [(f"p{i}", spec, at, 1000) for i, at in enumerate(came)])
-    replay = Replay(trace, strategy_named("best-fit"), ReplayOptions(delivery=DELIVERIES["nominate"]))
+    gated = Delivery("nominate", gate=Terms(window_s=10))
+    replay = Replay(trace, strategy_named("best-fit"), ReplayOptions(delivery=gated))
     replay.run()
     assert [replay.placed_s[pod] for pod in range(len(came))] == [9, 9, 30, 30, 30, 40, 45]
 

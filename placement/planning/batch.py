@@ -228,6 +228,11 @@ class Batched:
     wishes_bound: int = 0
 
     @property
+    def is_final(self) -> bool:
+        """Nothing is better, or nothing can be placed."""
+        return self.ending == Ending.OPTIMAL or self.most == 0
+
+    @property
     def count(self) -> int:
         """Pods placed."""
         return sum(self.counts)

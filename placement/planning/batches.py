@@ -185,6 +185,11 @@ def _place_near(
     return _ended(batch, best, (most, most_points, bound), deadline, gap_share)
 
 
+def at_once(batch: Batch) -> Batched:
+    """Best fit, with the bounds that cost nothing: what live batches and those of replays begin with."""
+    return as_placed(batch, best_fit(batch), Ending.DEADLINE)
+
+
 def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
     """A valid placement ``(C, N)`` as it is, with the bounds that cost nothing: what fits alone, and convexity."""
     fitting = batch.fitting()

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -29,7 +29,7 @@ from placement.errors import PlacementError
 from placement.gangs import Groups
 from placement.planning.batch_problems import batch_plan, batch_problem
 from placement.planning.cluster import Cluster
-from placement.planning.gathering import closes_s
+from placement.planning.gathering import Gathering
 from placement.planning.plans import Plan
 from placement.pods import Pod
 from placement.state import devices_mask, devices_text
@@ -132,23 +132,21 @@ class Nominator:
         """By UID."""
         self._cleared: set[str] = set()
         """UIDs of those whose nomination we took back; their end is when the watch shows it."""
-        self._since: dict[str, float] = {}
-        """UID → when its gate was first seen by the ledger's clock."""
+        self._gathering = Gathering[str](settings.window_s, settings.max_pods)
+        """By UID, from when the gate was first seen by the ledger's clock."""
         self._busy: set[str] = set()
         """UIDs of pods that are planned and on their way, or were let go, until the watch shows them without our gate."""
         self._patience = Patience()
         self._astray: list[tuple[str, str]] = []
         """Pods that left their plan since that was said last, and why."""
-        self._left: set[str] = set()
-        """UIDs of pods for which the last batch had no place."""
         self._tried: set[str] = set()
         """UIDs of gated pods that were in a batch for which a plan was found."""
         self._running: Counter[tuple[str, str] | None] = Counter()
         """Gang → members that are not gated, as of ``_looked_s`` by the ledger's clock."""
         self._looked_s = float("-inf")
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._batches = 0
         self._retry_s = 0.0
+        """After a failure nothing is planned before this, by the ledger's clock."""
 
     async def run(self) -> None:
         """Watch and plan, while this replica serves; a batch is solved while the one before it is delivered."""
@@ -178,36 +176,32 @@ class Nominator:
     # ── what waits ────────────────────────────────────────────────────────────────────────────
 
     def ready(self) -> list[Seen]:
-        """Gated pods whose window is over, gangs whole or not at all, most important and then oldest first; at most one batch.
-        Those that had no place in the last one come after the others, whom they would keep out of every batch."""
-        ledger, now = self.engine.ledger, self.engine.ledger.clock()
-        for uid in [u for u in self._since if u not in ledger.gated]:
-            del self._since[uid]
+        """Gated pods of a batch that is closed (:mod:`placement.planning.gathering`)."""
+        ledger, now, gathering = self.engine.ledger, self.engine.ledger.clock(), self._gathering
+        for uid in [u for u in gathering.since if u not in ledger.gated]:
+            gathering.leave(uid)
         for uid in ledger.gated:
-            self._since.setdefault(uid, now)
+            gathering.join(uid, now)
         self._busy &= ledger.gated.keys()
         self._tried &= ledger.gated.keys()
         if now < self._retry_s or self.engine.modes.is_killed:
             return []
-        waiting = [uid for uid in self._since if uid not in self._busy]
-        if not waiting:
+        waiting = [uid for uid in gathering.since if uid not in self._busy]
+        if now < gathering.closes_s(waiting):
             return []
-        if now < closes_s(self._since[waiting[0]], self._since[waiting[-1]], self.settings.window_s):
-            return []
-        found: list[Seen] = []
         resting = {unit_of(s, self.groups) for u, s in ledger.gated.items() if self._patience.is_resting(u, now)}
+        units = [[s.uid for s in seen] for unit, seen in self._by_unit(waiting).items() if unit not in resting]
 
-        def rank(members: list[Seen]) -> tuple[bool, int]:
-            return members[0].uid in self._left, -max(seen.spec.priority for seen in members)
+        def priority(uid: str) -> int:
+            return ledger.gated[uid].spec.priority
 
-        units = [members for unit, members in self._by_unit(waiting).items() if unit not in resting]
-        for members in sorted(units, key=rank):
-            fits = not found or len(found) + len(members) <= self.settings.max_pods
-            if fits and not self._why_waits(members, now):
-                found += members
-        if not found:
+        def is_whole(uids: Sequence[str]) -> bool:
+            return not self._why_waits([ledger.gated[uid] for uid in uids], now)
+
+        chosen = gathering.chosen(units, priority, is_whole, now)
+        if resting and not chosen:
             self._retry_s = now + self.settings.window_s
-        return found
+        return [ledger.gated[uid] for uid in chosen]
 
     def _by_unit(self, uids: Iterable[str]) -> dict[tuple[str, str], list[Seen]]:
         units: dict[tuple[str, str], list[Seen]] = defaultdict(list)
@@ -273,10 +267,8 @@ class Nominator:
         )
         placed = {promise.seen.uid for members in gangs for promise in members}
         self._busy |= placed
-        self._left = {seen.uid for seen in rest} - placed
+        self._gathering.tried([seen.uid for seen in rest], placed, self.engine.ledger.clock())
         self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
-        if not gangs:
-            self._retry_s = self.engine.ledger.clock() + self.settings.window_s
 
     def _measure(self, plan: Plan, num_pods: int) -> None:
         metrics = self.engine.metrics
@@ -324,9 +316,7 @@ class Nominator:
         uncovered = {p.uid for p in pods} - {p.uid for members in problem.pods for p in members}
         gated = self.engine.ledger.gated
         await self._let_go({gated[u]: UNCOVERED for u in uncovered if u in gated})
-        self._batches += 1
-        seed = self.engine.settings.seed + self._batches
-        batched = await self.solver.solve(problem.batch, self.settings.time_s, seed)
+        batched = await self.solver.solve(problem.batch, self.settings.time_s, self.engine.settings.seed)
         return batch_plan(problem, batched, time_s=0.0)
 
     async def _deliver(self, gangs: list[list[Promise]]) -> None:
@@ -459,7 +449,7 @@ class Nominator:
         self._adopt()
         self._patience.keep(ledger.pods)
         waiting = {uid for uid in ledger.gated.keys() - self._busy if not self._patience.is_resting(uid, now)}
-        gated = [(ledger.gated[uid], since) for uid, since in self._since.items() if uid in waiting]
+        gated = [(ledger.gated[uid], since) for uid, since in self._gathering.since.items() if uid in waiting]
         late = [seen for seen, since in gated if now - since > self._deadline(seen)]
         await self._let_go(self._why_late(late, now))
         old = []

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from placement.errors import PlacementError
 from placement.planning.batch import Batch, Batched
-from placement.planning.batches import as_placed, place_batch
-from placement.planning.best_fit import best_fit
-from placement.planning.plans import Deadline, Ending
+from placement.planning.batches import at_once, place_batch
+from placement.planning.plans import Deadline
 from placement.resources import IntArray
 from scheduler.workers import end, end_with_parent
 
@@ -132,7 +131,7 @@ def _answer(batch: Batch, batched: Batched) -> Answer:
 def first(sent: Sent) -> Answer:
     """A placement at once; in the worker."""
     batch = sent.unpack()
-    return _answer(batch, as_placed(batch, best_fit(batch), Ending.DEADLINE))
+    return _answer(batch, at_once(batch))
 
 
 def improve(sent: Sent, start: Sparse, time_s: float, seed: int) -> Answer:
@@ -193,7 +192,7 @@ class Solver:
             self._first.close()
             what = "hung" if isinstance(error, TimeoutError) else "died"
             raise SolverError(f"the planning process {what}; the batch is planned again by a new one") from error
-        if found.ending == Ending.OPTIMAL or found.most == 0 or self._is_late():
+        if found.is_final or self._is_late():
             return replace(found, placed=placed.unpack())
         self._late_s = time.monotonic() + time_s + GRACE_S
         try:

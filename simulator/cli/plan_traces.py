@@ -178,6 +178,13 @@ def expect(
     default=0,
     help="Seconds between checkpoints: a moved pod does at most so much of its work again; 0 = none.",
 )
+@click.option(
+    "--gate-deadline",
+    "gate_deadline_s",
+    type=click.IntRange(1),
+    default=60,
+    help="Of strategy `planned`: seconds after which a pod that no batch had a place for goes on without a plan.",
+)
 @click.option("--since", "since_s", type=click.IntRange(0), default=0, help="Begin so many seconds into the trace.")
 @click.option("--until", "end_s", type=click.IntRange(1), help="Stop so many seconds after the first arrival.")
 @click.option(

@@ -26,7 +26,7 @@ from placement.state import CPU_ROW, GPU_ROW, MEMORY_ROW, NUM_DERIVED, ClusterSt
 from simulator.cost import PriceBook
 from simulator.fleet import Shape
 from simulator.planning import past_demand
-from simulator.planning.windows import Nodes, is_modelled, requests_of
+from simulator.planning.columns import Nodes, is_modelled, requests_of
 from simulator.replay import Replay
 
 POLICIES = ("none", "planned", "karpenter-prefix", "descheduler")

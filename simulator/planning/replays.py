@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from placement.errors import ConfigError
+from placement.planning.gathering import Terms
 from placement.strategies import strategy_named
 from simulator.cost import PriceBook
 from simulator.delivery import delivery_named, delivery_of
@@ -36,6 +37,8 @@ class Question:
     strategy: str
     policy: str
     delivery: str = "decide"
+    gate_deadline_s: int = int(Terms.gate_deadline_s)
+    """Of delivery `nominate`."""
     every_s: int = 3600
     moves_share: float = 0.1
     history_s: int = 0
@@ -113,9 +116,12 @@ def _replay(
             last_act=last_act,
         )
     start_s = int(trace.pods.arrival_s[0]) if len(trace.pods) else 0
+    delivery = delivery_named(delivery_of(question.strategy, question.delivery))
+    if delivery.gate is not None:
+        delivery = replace(delivery, gate=replace(delivery.gate, gate_deadline_s=question.gate_deadline_s))
     options = ReplayOptions(
         seed=question.seed,
-        delivery=delivery_named(delivery_of(question.strategy, question.delivery)),
+        delivery=delivery,
         elastic=Elastic(tuple(book.shapes.values()), buys=question.buys, foresees_s=question.foresees_s),
         end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
         policies=tuple(p for p in (meter, policy) if p is not None),

@@ -42,9 +42,9 @@ def snapshot_of_trace(
 
     state = replay.state
     pods = [row(uid, r.spec, state.names[r.row], r.devices) for uid, r in state.residents.items()]
-    pods += [row(replay.uids[p], _with_gang(replay, p)) for p in replay.waiting()]
+    pods += [row(replay.uids[p], replay.with_gang(p)) for p in replay.waiting()]
     early = replay.gangs.incomplete(replay.timeline.num_arrived)
-    pods += [row(replay.uids[p], _with_gang(replay, p), waits="others of its gang have not arrived") for p in early]
+    pods += [row(replay.uids[p], replay.with_gang(p), waits="others of its gang have not arrived") for p in early]
     if not pods:
         raise TraceError(
             f"trace {trace.manifest.name}: has no pod at second {end_s:,}; they arrive in seconds {int(arrivals[0]):,} to "
@@ -54,11 +54,3 @@ def snapshot_of_trace(
     if not nodes:
         raise TraceError(f"trace {trace.manifest.name}: has no node at second {end_s}; give another --at")
     return SnapshotFile(KIND, VERSION, nodes, list(specs), pods)
-
-
-def _with_gang(replay: Replay, pod: int) -> PodSpec:
-    """The class of a pod that waits, with its gang if it still has to start together with others."""
-    gang, spec = replay.gangs.of[pod], replay.specs[pod]
-    if gang < 0 or replay.first_placed_s[pod] >= 0:
-        return spec
-    return replace(spec, gang=f"trace/{gang}", gang_size=len(replay.gangs.with_pod(pod)))
