@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from simulator.cost import PriceBook, shape
 from simulator.delivery import delivery_of
 from simulator.output import table
 from simulator.planning.peak_fleet import demand_of, fleet_row, peak, within, without_departures
-from simulator.planning.replays import Question, judge, judge_all, replay_row, since
+from simulator.planning.replays import Question, _replay, judge, judge_all, replay_row, since
 from simulator.traces.trace import Trace
 from tests.test_policies import BOOK, HOUR_S, waves
 
@@ -134,6 +135,25 @@ def test_judging_every_act_says_what_judging_each_says() -> None:
         assert row == {**single, "realised_usd_per_hour": pytest.approx(single["realised_usd_per_hour"], abs=1e-9)} | (
             {"realised_share": pytest.approx(single["realised_share"])} if single["realised_share"] is not None else {}
         )
+
+
+def test_what_an_act_saved_adds_up_from_the_nodes_that_went_stayed_and_came() -> None:
+    question = Question("kube-default", "planned", moves_share=1.0, every_s=HOUR_S, history_s=HOUR_S, end_s=5 * HOUR_S)
+    rows = judge_all(waves(), BOOK, question)
+    assert any(row["others"] for row in rows)
+    for row in rows:
+        act = int(row["act"] or 0)
+        bills = []
+        for last in (act - 1, act):
+            outcome, _ = _replay(waves(), BOOK, replace(question, end_s=(act + 1) * HOUR_S), last)
+            seconds = outcome.timeline.node_seconds((act + 1) * HOUR_S)
+            bills.append(sum(s / 3600 * BOOK.shapes[name].usd_per_hour for (name, _), s in seconds.items()))
+        parts = [float(row[key] or 0) for key in ("stayed", "others", "again")]
+        assert row["realised_usd_per_hour"] == pytest.approx(bills[0] - bills[1])
+        assert row["realised_usd_per_hour"] == pytest.approx(parts[0] - parts[1] - parts[2])
+        expected = [float(row[f"expected_{key}"] or 0) for key in ("stays", "moves", "again")]
+        assert row["promised_usd_per_hour"] == pytest.approx(expected[0] - expected[1] - expected[2])
+        assert parts[0] <= float(row["deleted_usd_per_hour"] or 0) + 1e-9
 
 
 def test_judging_every_act_needs_an_end() -> None:

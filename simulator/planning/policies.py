@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,17 +39,31 @@ MAIN = np.array([CPU_ROW, MEMORY_ROW, GPU_ROW]) - NUM_DERIVED
 """CPU, memory and device share among the ledger's resources."""
 
 
+class Expected(NamedTuple):
+    """USD an hour until the next act, on average: what the nodes of a plan are expected to have cost, and what comes off it."""
+
+    stays: float
+    """Their price for as long as they would have stayed by themselves."""
+    moves: float = 0.0
+    again: float = 0.0
+    """Nodes that are bought again."""
+    low: float | None = None
+    """What is saved if demand does what it did in the worst of the past intervals and nodes come whole; None with too few."""
+    high: float | None = None
+    """The same in the best of them, if no node that goes would have gone by itself."""
+
+    @property
+    def saved(self) -> float:
+        """What is left."""
+        return self.stays - self.moves - self.again
+
+
 @dataclass(frozen=True)
 class Promise:
     """One executed plan: when, what it promised, and what it did; moves that rules refused."""
 
     time_s: int
-    usd_per_hour: float
-    """Saving until the next act, on average."""
-    low: float | None
-    """The same if demand does what it did in the worst of the past intervals and nodes come whole; None with too few."""
-    high: float | None
-    """The same in the best of them, if no node that goes would have gone by itself."""
+    expected: Expected
     bound: float | None
     """Most that any plan could save by the same reckoning, if nothing was bought again; None where nothing is proved."""
     price: float
@@ -56,6 +71,11 @@ class Promise:
     deleted: int
     moves: int
     refused: int
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Saving that it promised."""
+        return self.expected.saved
 
 
 @dataclass
@@ -115,11 +135,11 @@ class Consolidation:
         wrong = violations(fleet, plan, budget)
         assert not wrong, f"{self.kind} plan at {replay.time_s} s: {wrong[0]}"
         if plan.deleted.any():
-            band: tuple[float, float | None, float | None] = (plan.usd_per_hour, None, None)
+            expected = Expected(plan.usd_per_hour)
             if view is not None:
                 price = sum(self._price(replay.state, int(nodes.rows[n])) for n in np.flatnonzero(plan.deleted))
-                band = view.saving(amount, plan, price)
-            self._execute(replay, nodes.rows, plan, pods, band)
+                expected = view.saving(amount, plan, price)
+            self._execute(replay, nodes.rows, plan, pods, expected)
 
     def _execute(
         self,
@@ -127,7 +147,7 @@ class Consolidation:
         rows: IntArray,
         plan: Emptied,
         pods: dict[tuple[int, int], list[str]],
-        band: tuple[float, float | None, float | None],
+        expected: Expected,
     ) -> None:
         """Move pods node by node; a node goes when it is empty, and stays when a pod of it could not move."""
         targets = {c: np.repeat(rows, plan.arrivals[c]).tolist() for c in range(len(plan.arrivals))}
@@ -146,7 +166,7 @@ class Consolidation:
                 usd += self._price(replay.state, row)
                 replay.retire(replay.state.names[row])
         bound = plan.bound if isinstance(plan, Consolidated) else None
-        self.promises.append(Promise(replay.time_s, *band, bound, usd, deleted, moves, refused))
+        self.promises.append(Promise(replay.time_s, expected, bound, usd, deleted, moves, refused))
 
     def _migrate(self, replay: Replay, uid: str, row: int) -> bool:
         return replay.migrate(uid, row, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
@@ -209,7 +229,7 @@ class Consolidation:
                 replay.evict(uid, restart_s=self.restart_s, checkpoint_s=self.checkpoint_s)
             budget -= len(here)
             if here:
-                self.promises.append(Promise(replay.time_s, 0.0, None, None, None, 0.0, 0, len(here), 0))
+                self.promises.append(Promise(replay.time_s, Expected(0.0), None, 0.0, 0, len(here), 0))
 
 
 @dataclass(frozen=True)
@@ -278,19 +298,21 @@ class _View:
         deletable = fleet.deletable & ~self.kept & (worth > 0)
         return replace(fleet, free=free, deletable=deletable, usd_per_hour=np.maximum(worth, 0.0))
 
-    def saving(self, amount: IntArray, plan: Emptied, price: float) -> tuple[float, float | None, float | None]:
+    def saving(self, amount: IntArray, plan: Emptied, price: float) -> Expected:
         """USD an hour until the next act: what is expected, and in the worst and the best of the past intervals.
 
         ``price`` of what goes is the most that can be bought again, and what is saved at most. On both sides one
         purchase more or less is chance.
         """
         again = self._bought_again(amount, plan, plan.usd_per_hour)
-        expected = plan.usd_per_hour - (float(again.mean()) if len(again) else 0.0)
+        moves = float(self.move_usd[plan.deleted].sum())
+        expected = Expected(plan.usd_per_hour + moves, moves, float(again.mean()) if len(again) else 0.0)
         if len(again) < past_demand.STARTS:
-            return expected, None, None
+            return expected
         worst = float(self._bought_again(amount, plan, price, self.holds).max())
         least = float(self._bought_again(amount, plan, price).min())
-        return expected, plan.usd_per_hour - worst - self.one_usd, max(expected, price - least) + self.one_usd
+        high = max(expected.saved, price - least) + self.one_usd
+        return expected._replace(low=plan.usd_per_hour - worst - self.one_usd, high=high)
 
     def _bought_again(self, amount: IntArray, plan: Emptied, most_usd: float, whole: float = 0.0) -> FloatArray:
         """``(J,)`` USD an hour for nodes bought because the plan took room away, if demand rises as in the past."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from placement.errors import ConfigError
+from placement.log import NODE_ADDED, NODE_REMOVED, EventLog
 from placement.planning.gathering import Terms
 from placement.strategies import strategy_named
 from simulator.cost import PriceBook
@@ -16,7 +19,6 @@ from simulator.measures import measure
 from simulator.planning.bench import Row
 from simulator.planning.policies import Consolidation, Promise
 from simulator.replay import Outcome, Replay, ReplayOptions
-from simulator.timeline import Timeline
 from simulator.traces.trace import NEVER, Trace
 
 
@@ -52,23 +54,59 @@ class Question:
     seed: int = 0
 
 
-@dataclass
-class Meter:
-    """USD so far, read each ``every_s``; changes nothing."""
+class Stay(NamedTuple):
+    """A node of an elastic fleet: seconds it was there, and its price."""
 
-    book: PriceBook
-    every_s: int
-    usd: list[float] = field(default_factory=list)
+    begin_s: int
+    end_s: int
+    usd_per_hour: float
 
-    def act(self, replay: Replay) -> None:
-        """Read it."""
-        self.usd.append(spent(replay.timeline, replay.time_s, self.book))
+    def usd(self, begin_s: int, end_s: int) -> float:
+        """What it cost between two seconds."""
+        return max(0, min(self.end_s, end_s) - max(self.begin_s, begin_s)) / 3600 * self.usd_per_hour
 
 
-def spent(timeline: Timeline, time_s: int, book: PriceBook) -> float:
-    """USD for the nodes of an elastic fleet up to now."""
-    shapes = book.shapes
-    return sum(s / 3600 * shapes[name].price(spot=spot) for (name, spot), s in timeline.node_seconds(time_s).items())
+def stays(log: EventLog, end_s: int, book: PriceBook) -> dict[str, Stay]:
+    """Every node that a replay up to ``end_s`` bought, by name."""
+    found: dict[str, Stay] = {}
+    for event in log:
+        if event.kind == NODE_ADDED:
+            found[event.subject] = Stay(event.time_s, end_s, book.usd_per_hour(event.detail))
+        elif event.kind == NODE_REMOVED:
+            found[event.subject] = found[event.subject]._replace(end_s=event.time_s)
+    return found
+
+
+class Saved(NamedTuple):
+    """USD that an act saved in the time after it, which is ``stayed`` − ``others`` − ``again``, by where that came from."""
+
+    stayed: float
+    """What the nodes that went cost where they were left."""
+    others: float
+    """What other nodes that were there cost more: for the pods that moved there, and as others filled them."""
+    again: float
+    """What nodes that came later cost more."""
+
+    @property
+    def usd(self) -> float:
+        """All of it."""
+        return self.stayed - self.others - self.again
+
+
+def saved(without: dict[str, Stay], with_act: dict[str, Stay], begin_s: int, end_s: int) -> Saved:
+    """What an act at ``begin_s`` saved until ``end_s``, by the nodes of two replays that differ in it and all after it."""
+    there = {name for name, stay in without.items() if stay.begin_s <= begin_s < stay.end_s}
+    gone = {name for name in there if with_act[name].end_s == begin_s}
+
+    def usd(nodes: dict[str, Stay], names: Iterable[str]) -> float:
+        return sum(nodes[name].usd(begin_s, end_s) for name in names)
+
+    kept = there - gone
+    return Saved(
+        usd(without, gone),
+        usd(with_act, kept) - usd(without, kept),
+        usd(with_act, with_act.keys() - there) - usd(without, without.keys() - there),
+    )
 
 
 def replay_row(trace: Trace, book: PriceBook, question: Question) -> Row:
@@ -99,7 +137,7 @@ def _begun(trace: Trace, question: Question) -> Trace:
 
 
 def _replay(
-    trace: Trace, book: PriceBook, question: Question, last_act: int | None = None, meter: Meter | None = None
+    trace: Trace, book: PriceBook, question: Question, last_act: int | None = None
 ) -> tuple[Outcome, list[Promise]]:
     """One replay in which no more than ``last_act`` acts happen, and what was promised in it."""
     policy = None
@@ -124,7 +162,7 @@ def _replay(
         delivery=delivery,
         elastic=Elastic(tuple(book.shapes.values()), buys=question.buys, foresees_s=question.foresees_s),
         end_s=NEVER if question.end_s == NEVER else start_s + question.end_s,
-        policies=tuple(p for p in (meter, policy) if p is not None),
+        policies=() if policy is None else (policy,),
         log=False,
     )
     outcome = Replay(trace, strategy_named(question.strategy), options).run()
@@ -140,10 +178,9 @@ def judge(trace: Trace, book: PriceBook, question: Question, act: int, span_s: i
         raise ConfigError(f"an act can be judged over 1 to {question.every_s} s, until the next one; got {span_s}")
     until = replace(question, end_s=act * question.every_s + span_s)
     trace = _begun(trace, question)
-    without, _ = _replay(trace, book, until, act - 1)
-    with_act, promises = _replay(trace, book, until, act)
-    usd = [spent(outcome.timeline, outcome.timeline.time_s, book) for outcome in (without, with_act)]
-    return _judged(trace, act, span_s, promises, usd[0] - usd[1], question)
+    without, _ = _nodes(trace, book, until, act - 1)
+    with_act, promises = _nodes(trace, book, until, act)
+    return _judged(trace, act, span_s, promises, (without, with_act), question)
 
 
 def judge_all(trace: Trace, book: PriceBook, question: Question) -> list[Row]:
@@ -152,27 +189,42 @@ def judge_all(trace: Trace, book: PriceBook, question: Question) -> list[Row]:
         raise ConfigError("judging every act needs an end; give the second to stop at (--until)")
     trace, every_s = _begun(trace, question), question.every_s
     rows: list[Row] = []
-    before: Meter | None = None
+    before: dict[str, Stay] | None = None
     for act in range(question.end_s // every_s):
-        meter = Meter(book, every_s)
-        _, promises = _replay(trace, book, replace(question, end_s=(act + 2) * every_s), act, meter)
+        nodes, promises = _nodes(trace, book, replace(question, end_s=(act + 2) * every_s), act)
         if before is not None:
-            rows.append(_judged(trace, act, every_s, promises, before.usd[act] - meter.usd[act], question))
-        before = meter
+            rows.append(_judged(trace, act, every_s, promises, (before, nodes), question))
+        before = nodes
     return rows
 
 
-def _judged(trace: Trace, act: int, span_s: int, promises: list[Promise], saved_usd: float, question: Question) -> Row:
-    start_s = int(trace.pods.arrival_s[0])
-    mine = [p for p in promises if p.time_s == start_s + act * question.every_s]
-    promised, realised = sum(p.usd_per_hour for p in mine), saved_usd / span_s * 3600
-    ends = [(p.low, p.high) for p in mine if p.low is not None and p.high is not None]
+def _nodes(trace: Trace, book: PriceBook, question: Question, last_act: int) -> tuple[dict[str, Stay], list[Promise]]:
+    outcome, promises = _replay(trace, book, question, last_act)
+    return stays(outcome.log, outcome.timeline.time_s, book), promises
+
+
+def _judged(
+    trace: Trace,
+    act: int,
+    span_s: int,
+    promises: list[Promise],
+    nodes: tuple[dict[str, Stay], dict[str, Stay]],
+    question: Question,
+) -> Row:
+    """``nodes`` of the replay without the act, and with it."""
+    begin_s = int(trace.pods.arrival_s[0]) + act * question.every_s
+    mine = [p for p in promises if p.time_s == begin_s]
+    found = Saved(*(usd / span_s * 3600 for usd in saved(*nodes, begin_s, begin_s + span_s)))
+    expected = [p.expected for p in mine]
+    promised, realised = sum(e.saved for e in expected), found.usd
+    ends = [(e.low, e.high) for e in expected if e.low is not None and e.high is not None]
     low, high = (sum(e[0] for e in ends), sum(e[1] for e in ends)) if ends else (None, None)
     return {
         "act": act,
         "span_s": span_s,
         "nodes_deleted": sum(p.deleted for p in mine),
         "evictions": sum(p.moves for p in mine),
+        "moves_refused": sum(p.refused for p in mine),
         "deleted_usd_per_hour": sum(p.price for p in mine),
         "promised_usd_per_hour": promised,
         "promised_low": low,
@@ -180,4 +232,10 @@ def _judged(trace: Trace, act: int, span_s: int, promises: list[Promise], saved_
         "realised_usd_per_hour": realised,
         "within": None if low is None or high is None else low <= realised <= high,
         "realised_share": realised / promised if promised else None,
+        "expected_stays": sum(e.stays for e in expected),
+        "expected_moves": sum(e.moves for e in expected),
+        "expected_again": sum(e.again for e in expected),
+        "stayed": found.stayed,
+        "others": found.others,
+        "again": found.again,
     }
