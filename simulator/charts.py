@@ -183,14 +183,14 @@ def heat_map(
     """One row per name, one cell per moment, the darker the higher the share (0–1); above 1 in the second colour."""
     if not names or not x:
         return ""
-    left, row, top = 190, 22, 8
+    left, row, top = 240, 26, 8
     width, height = WIDTH - left - 24, top + row * len(names) + 84
     step = width / len(x)
     body = []
     for i, (name, values) in enumerate(zip(names, rows, strict=True)):
         y = top + row * i
         body.append(
-            f'<text class="tick" x="{left - 8}" y="{y + 15}" text-anchor="end">{_cut(name, HEAT_LETTERS)}</text>'
+            f'<text class="tick" x="{left - 8}" y="{y + 18}" text-anchor="end">{_cut(name, HEAT_LETTERS)}</text>'
         )
         for j, value in enumerate(values):
             if value is None:
@@ -216,7 +216,7 @@ def heat_map(
         body.append(f'<text class="tick" x="{at + 18}" y="{base + 73}">{text}</text>')
     hot = {name: sum(v is not None and v > 1 for v in values) for name, values in zip(names, rows, strict=True)}
     said = [f"{name} above 100 % at {count} of {len(x)} moments" for name, count in hot.items() if count]
-    return _frame(title, said or ["no node above 100 %"], body, height)
+    return _frame(title, said or ["no node above 100 %"], body, height, ' class="rows"')
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,10 @@ def progress(what: str, *, quiet: bool = False, is_time: bool = False, kernel: A
     if kernel is not None:
         from placement.machine_code import is_kept  # numba: half a second that most commands spare
 
-        what += "" if is_kept(kernel) else " (the first run compiles)"
+        if not is_kept(kernel):
+            what += " (the first run compiles)"
+            if not (quiet or sys.stderr.isatty()):  # or nothing would be heard of it before it is over
+                click.echo(f"{what} …", err=True)
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield untold if quiet else told_now_and_then(what)
         return
