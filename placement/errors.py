@@ -6,6 +6,7 @@
     ├── ConfigError     a strategy, setting or parameter that cannot be used
     │   └── TooLarge    a quantity that is too large to add up
     ├── ModelError      a model file that does not belong to this build
+    │   └── NoModel     a folder without a model, which is a ConfigError as well
     └── StateError      a change that contradicts the ledger
 
 "Does not fit" and "the solver ran out of time" are values, not exceptions. Each message says what
@@ -33,6 +34,10 @@ class TooLarge(ConfigError):
 
 class ModelError(PlacementError):
     """A model file that is damaged or was fitted for another schema."""
+
+
+class NoModel(ModelError, ConfigError):
+    """A folder without a model: an input that is not there."""
 
 
 class StateError(PlacementError):

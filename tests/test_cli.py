@@ -324,6 +324,7 @@ def test_a_recording_that_has_nowhere_to_go_is_refused_before_the_work(tmp_path:
         ("plan consolidate demo --usd-per-move nan", "nan is not a finite number"),
         ("plan rescue demo --at -5", "is no span of time"),
         ("trace info opnb:x", "did you mean 'openb'?"),
+        ("simulate demo -s nilas --model nope", "model nope: no card.json is there"),
     ],
 )
 def test_numbers_and_readers_that_are_none_are_wrong_usage(tmp_path: Path, words: str, says: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from placement.errors import ModelError, why
+from placement.errors import ModelError, NoModel, why
 from placement.learning.baselines import Target
 from placement.learning.features import FeatureSchema
 from placement.learning.usage import SingleArray
@@ -399,6 +399,8 @@ def load_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoModel(f"model {folder}: no {CARD} is there; give a folder that `ullage train` wrote") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as a model card ({why(error)}); train again or give another folder"
