@@ -7,8 +7,9 @@ A reservation of devices ends only when the API has shown what became of the pod
 leaves it in place (``is_binding``) until a read says; a timer alone never frees a device.
 
 A Binding names the version of its pod that it was decided for, and the API server refuses it once the pod has changed.
-kube-scheduler writes into the pod that it got no answer, long before another replica may lead: a Binding that comes
-even later, from a machine that was stopped with it on its way, takes no device that was given away meanwhile.
+kube-scheduler writes into the pod that it got no answer or, where it wrote just that before, what its next attempt met,
+seconds later; another replica leads later still. So a Binding that comes even later, from a machine that was stopped with
+it on its way, takes no device that was given away meanwhile.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class Informer:
 
         Raises
         ------
-        ApiError : the API does not answer; the old watch goes on.
+        ApiError : the API does not answer; the list is tried again.
         """
         for i, reflector in enumerate(self.reflectors):
             if reflector.kind != kind:
