@@ -14,6 +14,7 @@ import json
 import logging
 import platform
 import time
+from asyncio import sleep as rest
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,11 @@ BEHIND = "view behind"
 """Outcome where kube-scheduler sees room and we do not, for no reason of ours: it places the pod, which would wait, or evict
 others, for nothing else."""
 
+LATE = "late"
+"""No outcome yet: there are no devices, and the pod is asked about once more after what the watch brings in :data:`LATE_S`.
+kube-scheduler asks within a millisecond of hearing who left, and again only when something else happens."""
+LATE_S = 0.002
+
 SILENT = ("off", "shadow")
 """Modes in which the stanza for all pods changes nothing."""
 
@@ -62,6 +68,8 @@ class _Asker:
     arrived: float
     is_gpu: bool
     """Came through the stanza that fails closed."""
+    has_waited: bool = False
+    """For what the watch brings."""
     answered: float = 0.0
     """When the answer was ready (``time.perf_counter``)."""
     after: Callable[[], None] | None = None
@@ -140,10 +148,12 @@ class Extender:
         is_gpu: bool,
         answer: Callable[[_Asker, Question, PodSpec], Outcome],
         request: Request,
-    ) -> Response:
+        *,
+        has_waited: bool = False,
+    ) -> Response | Awaitable[Response]:
         started = time.perf_counter()
         question = wire.read_question(request.body, self.engine.table)
-        asker = _Asker(verb, request.arrived, is_gpu)
+        asker = _Asker(verb, request.arrived, is_gpu, has_waited)
         try:
             body, outcome = self._guarded(asker, question, answer)
         except PlacementError as error:
@@ -154,9 +164,19 @@ class Extender:
             log.error("defect in a verb", exc_info=error, extra=self._about(verb, question.head))
             asker.after, outcome = None, "error"
             body = self._neutral(asker, question, "internal error")
+        if outcome == LATE:
+            return self._question_late(verb, is_gpu, answer, request)
         asker.answered = time.perf_counter()
         after = partial(self._settle, asker, outcome, len(question.rows), started)
         return Response(body, after=after, closes=outcome == NOT_SERVING)
+
+    async def _question_late(
+        self, verb: str, is_gpu: bool, answer: Callable[[_Asker, Question, PodSpec], Outcome], request: Request
+    ) -> Response:
+        await rest(LATE_S)
+        response = self._question(verb, is_gpu, answer, request, has_waited=True)
+        assert isinstance(response, Response), "it waits once"
+        return response
 
     def _about(self, verb: str, head: wire.Meta) -> dict[str, str]:
         """What a log line says of a question: the pod, and the decision that holds room for it, if one does."""
@@ -198,7 +218,16 @@ class Extender:
         spec = self._spec(question)
         if time.perf_counter() - asker.arrived > self.deadline_s:
             return self._neutral(asker, question, "the internal deadline has passed"), "deadline"
+        may_refuse = asker.verb == "filter" and (mode not in SILENT or asker.is_gpu)
+        if may_refuse and not asker.has_waited and self._lacks_devices(question, spec):
+            return b"", LATE
         return answer(asker, question, spec)
+
+    def _lacks_devices(self, question: Question, spec: PodSpec) -> bool:
+        """Whether no node asked about has devices for a pod that holds none."""
+        if spec.gpu is None or question.head.uid in self.engine.ledger.reservations:
+            return False
+        return not self._at(self.engine.has_devices(spec), question.rows).any()
 
     def _neutral(self, asker: _Asker, question: Question, why: str) -> bytes:
         if asker.verb == "prioritize":

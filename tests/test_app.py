@@ -555,6 +555,36 @@ async def test_a_view_that_is_late_keeps_no_pod_waiting(tmp_path: Path) -> None:
             assert fallbacks("ullage_fallback_total", {"reason": "view behind"}) == 4
 
 
+@pytest.mark.parametrize("mode", ["decide", "score"])
+async def test_devices_are_refused_once_the_watch_was_looked_at_again(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kube-scheduler asks within a millisecond of hearing who left."""
+    async with cluster(gpus=1, nodes=1) as api:
+        full = bound("full", milli=600)
+        full["metadata"]["annotations"] = {"ullage.dev/devices": "0"}
+        api.put("pods", full)
+        async with running(api, tmp_path, mode=mode) as scheduler:
+            residents = scheduler.app.engine.state.residents
+            await until(lambda: "uid-full" in residents)
+            looks: list[float] = []
+
+            async def look(seconds: float) -> None:
+                looks.append(seconds)
+                if api.is_silent:
+                    api.is_silent = False
+                    api.changed.set()
+                    await until(lambda: "uid-full" not in residents)
+
+            monkeypatch.setattr("scheduler.extender.rest", look)
+            pod = pod_object("p", milli=600)
+            assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == []
+            api.is_silent = True
+            api.delete("pods", "full", "default")
+            assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
+            assert len(looks) == 2, "once each time"
+
+
 @pytest.mark.parametrize("milli", [0, 600])
 async def test_a_pod_that_runs_is_not_turned_away_from_its_own_node(milli: int, tmp_path: Path) -> None:
     """kube-scheduler asks about it where its resize in place waits (``InPlacePodVerticalScalingSchedulerPreemption``, 1.37), and
