@@ -290,5 +290,5 @@ def test_a_model_of_another_horizon_and_an_empty_folder_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match="no model for 24h-peak"):
         load_predictor(trained[0], Target(24, PEAK))
-    with pytest.raises(ModelError, match="no card.json is there"):
+    with pytest.raises(ModelError, match=r"no card\.json is there"):
         load_predictor(tmp_path, TARGET)
