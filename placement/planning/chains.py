@@ -4,7 +4,8 @@ A pod comes and goes in constant time: the pods of a node are a doubly linked li
 :mod:`placement.planning.repair`, which says what is done and why. Here tier 0 is the most important. Of pods and nodes,
 ``p`` is placed on ``n``; ``q`` leaves ``n`` for ``m``; ``s`` leaves ``m``.
 
-Compiled with numba where that is installed; the same functions run, slower, without it.
+Compiled with numba where that is installed; the same functions run, slower, without it. The smallest take the arrays that they
+touch: handed the scene instead, they read better, and annealing takes 15 to 25 % longer.
 """
 
 from __future__ import annotations
