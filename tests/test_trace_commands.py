@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from placement.errors import ConfigError
 from placement.log import POD_RELEASED, Event
 from placement.nodes import NodeSpec
-from placement.pods import GpuRequest, PodSpec
+from placement.pods import GpuRequest, NodeRules, PodSpec, Toleration
 from placement.resources import CPU, GPU_SHARE, MEMORY
 from simulator.cli.plan import plan as plan_group
 from simulator.cli.trace import trace as trace_group
@@ -274,3 +274,10 @@ def test_a_resampled_trace_offers_the_load_it_was_asked_for_from_the_first_secon
 def test_churn_without_gpu_time_is_refused(trace: Trace, message: str) -> None:
     with pytest.raises(ConfigError, match=f"trace lives: {message}"):
         resample(trace, Churn())
+
+
+@pytest.mark.parametrize(("tolerated", "number"), [("NoExecute", 0), ("NoSchedule", 1)])
+def test_what_admission_has_every_pod_tolerate_is_no_rule_of_its_own(tolerated: str, number: int) -> None:
+    rules = NodeRules(tolerations=(Toleration("node.kubernetes.io/not-ready", "Exists", "", tolerated),))
+    facts = facts_of(Trace.of("t", NODES, [("p", replace(POD, node_rules=rules), 7, 60)]))
+    assert facts["pods"]["with_rules"] == number

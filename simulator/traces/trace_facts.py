@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from placement.knowledge import Workload
-from placement.pods import NodeRules, PodRules, PodSpec
+from placement.pods import NodeRules, PodRules, PodSpec, Toleration
 from placement.resources import CPU, GPU_SHARE, MEMORY, IntArray, format_amount
 from simulator.traces.trace import NEVER, Trace
 
 QUANTILES = (10, 50, 90, 99)
+ADMITTED = tuple(
+    Toleration(f"node.kubernetes.io/{what}", "Exists", "", "NoExecute") for what in ("not-ready", "unreachable")
+)
+"""What admission has every pod tolerate: of a recorded cluster else all pods would have rules."""
 
 
 def facts_of(trace: Trace) -> dict[str, Any]:
@@ -67,7 +72,8 @@ def _pods(trace: Trace, per_class: IntArray) -> dict[str, int]:
 
 
 def _has_rules(spec: PodSpec) -> bool:
-    return spec.node_rules != NodeRules() or spec.pod_rules != PodRules()
+    own = tuple(t for t in spec.node_rules.tolerations if t not in ADMITTED)
+    return replace(spec.node_rules, tolerations=own) != NodeRules() or spec.pod_rules != PodRules()
 
 
 def _arrivals(arrival_s: IntArray) -> dict[str, float | int | None]:
