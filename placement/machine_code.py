@@ -111,7 +111,8 @@ def _drop_older(folder: Path, stem: str, digest: str) -> None:
 def compiled(function: Callable[..., Any], *, nogil: bool = True, **options: Any) -> Callable[..., Any]:
     """``function`` compiled, once per machine: the result is kept beside the source, in ``NUMBA_CACHE_DIR``, or at home.
 
-    Where nothing can be written to any of them, every process compiles anew. ``options`` are numba's.
+    Where nothing can be written to any of them, every process compiles anew. ``options`` are numba's. Functions copy arrays
+    number by number: with a slice numba compiles the text of its error as well, which takes seconds.
     """
     if not HAS_NUMBA:
         return function

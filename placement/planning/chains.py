@@ -559,8 +559,10 @@ def search(
         num_waiting -= 1
         waiting[at] = waiting[num_waiting]
         if first_difference(missing, best_missing) > 0:
-            best_missing[:] = missing
-            kept[:] = node
+            for t in range(len(missing)):
+                best_missing[t] = missing[t]
+            for i in range(len(node)):
+                kept[i] = node[i]
         if not placed:
             shake(scene, state)
     return 0

@@ -209,7 +209,8 @@ def draw(
             total += chance
             found += 1
             if found == 1 or random(state) % 1_000_000 * 1e-6 * total < chance:
-                chosen[:size] = taken[:size]
+                for k in range(size):
+                    chosen[k] = taken[k]
             i -= 1
             continue
         g = order[i]

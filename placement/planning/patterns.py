@@ -58,9 +58,12 @@ def _multipliers(value: FloatArray, share: FloatArray, count: IntArray) -> Float
     num_resources, num_classes = share.shape
     size = num_classes + num_resources
     row, gain, most = np.zeros((num_resources, size)), np.zeros(size), np.full(size, np.inf)
-    row[:, :num_classes], gain[:num_classes], most[:num_classes] = share, value, count
+    for c in range(num_classes):
+        gain[c], most[c] = value[c], count[c]
     for r in range(num_resources):
         row[r, num_classes + r] = 1.0
+        for c in range(num_classes):
+            row[r, c] = share[r, c]
     amount, basis, is_full = np.ones(num_resources), np.arange(num_classes, size), np.zeros(size, np.bool_)
     least = 1e-9 * value.max()
     for _ in range(PIVOTS * size):
@@ -158,8 +161,10 @@ def _greedy(value: FloatArray, share: FloatArray, count: IntArray, best: IntArra
                 if total > top + 1e-12:
                     total += _top_up(value, share, room, count, trial, -1)
                     top = total
-                    best[:] = trial
-                    left[:] = room
+                    for i in range(len(best)):
+                        best[i] = trial[i]
+                    for r in range(num_resources):
+                        left[r] = room[r]
                     improved = True
                     break
     return top
@@ -273,7 +278,8 @@ def _best(
             best[:] = 0
             top = 0.0
     top, upper = _fill(v, q, n, capacity, weight, order, top, limit, best)
-    counts[useful] = best
+    for i in range(len(useful)):
+        counts[useful[i]] = best[i]
     return top, upper
 
 
@@ -354,7 +360,8 @@ def _list(
     size, left = _full(v, q, n, capacity, weight, order, least, limit, fillings, False)
     for i in range(size):
         found[i] = 0
-        found[i][useful] = fillings[i]
+        for k in range(len(useful)):
+            found[i, useful[k]] = fillings[i, k]
     return size, left
 
 
@@ -388,7 +395,8 @@ def _most_per_cost(
         ceiling[s] = 0.0
         if top / cost[s] > most:
             chosen, most = s, top / cost[s]
-            counts[:] = filling
+            for c in range(len(counts)):
+                counts[c] = filling[c]
 
 
 @compiled
@@ -429,8 +437,9 @@ def look_at_states(
     for s in range(num_shapes):
         useful, _, _, _, _, w, rank = _prepared(price * allowed[:, s], request, count, capacity[s])
         num_useful[s] = len(useful)
-        weight[s][useful] = w
-        order[s, : len(useful)] = useful[rank]
+        for i in range(len(useful)):
+            weight[s, useful[i]] = w[i]
+            order[s, i] = useful[rank[i]]
     active, visits = np.empty(num_classes, np.int64), 0
     while state > 0 and visits < limit:
         left = left_of(state, count)
