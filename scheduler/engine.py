@@ -264,21 +264,6 @@ class Engine:
         """``(N,)`` bool: the nodes that a request names."""
         return self.mask(question.rows) if question.asked is None else question.asked
 
-    def is_behind(self, spec: PodSpec, rows: IntArray) -> BoolArray:
-        """``(n,)`` bool, of a class that fits nowhere: where among ``rows (n,)``, which kube-scheduler offers, it should fit.
-
-        kube-scheduler knows all but what we decided and nobody has seen bound. Where nothing of that stands, and nothing that
-        the strategy reads forbids it, our watch is late, or a newer kube-scheduler counts otherwise.
-        """
-        state, program = self.state, self.in_force().program(self.state)
-        held = [state.row_of[one.node] for one in self.ledger.reservations.values()]  # a reservation ends with its node
-        behind: BoolArray = ~np.isin(rows, np.array(held, np.int64))
-        known = np.flatnonzero(rows >= 0)
-        if program.admits and len(known):
-            demand, asked = program.demand(spec), rows[known]
-            behind[known] &= ~program.fits(demand, asked) | program.admitted(demand, asked)
-        return behind
-
     def has_devices(self, spec: PodSpec) -> BoolArray:
         """``(N,)`` bool: nodes with enough devices of an accepted model with enough free share."""
         state = self.state

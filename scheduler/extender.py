@@ -42,13 +42,10 @@ NOT_SERVING = "not serving"
 """Outcome while the view is not complete or another replica leads: neutral, and the caller is to connect anew, for
 kube-scheduler would stay with us, as long as its connection lasts, when the Service has long turned to the new leader."""
 
-BEHIND = "view behind"
-"""Outcome where kube-scheduler sees room and we do not, for no reason of ours: it places the pod, which would wait, or evict
-others, for nothing else."""
-
 LATE = "late"
-"""No outcome yet: there are no devices, and the pod is asked about once more after what the watch brings in :data:`LATE_S`.
-kube-scheduler asks within a millisecond of hearing who left, and again only when something else happens."""
+"""No outcome yet: there is no room or no devices, and the pod is asked about once more after what the watch brings in
+:data:`LATE_S`. kube-scheduler asks within a millisecond of hearing who left; a pod that is refused evicts others where it can,
+and is asked about again only when something else happens."""
 LATE_S = 0.002
 
 SILENT = ("off", "shadow")
@@ -188,7 +185,7 @@ class Extender:
         after, asker.after = asker.after, None  # it holds the asker: no cycle is left for the collector
         if after is not None:
             after()
-        if outcome in ("error", "deadline", NOT_SERVING, BEHIND):
+        if outcome in ("error", "deadline", NOT_SERVING):
             self.engine.metrics.fallback.labels(outcome).inc()
         see_nodes, see_duration = self._observers(asker.verb, outcome)
         see_nodes(num_nodes)
@@ -293,17 +290,17 @@ class Extender:
         engine, head, rows = self.engine, question.head, question.rows
         decided = engine.decide(head.uid, spec, candidates)
         decision = decided[0]
+        if not decision.is_placed and not asker.has_waited:
+            return b"", LATE
         asker.after = partial(self._leave, asker, question, spec, candidates, decided, "decide")
         if decision.is_placed and not engine.settings.name_losers:
             return wire.filter_one(question, engine.table, decision.row), "decided"
         if decision.is_placed:
             passes = rows == decision.row
             return wire.filter_some(question, engine.table, passes, ((NOT_CHOSEN, ~passes),)), "decided"
-        passes, reasons = engine.is_behind(spec, rows), self._device_reasons(spec, rows)
-        if spec.gpu is not None:
-            passes &= ~reasons[-1][1]
-        outcome = BEHIND if passes.any() else "rejected"
-        return wire.filter_some(question, engine.table, passes, (*reasons, (NO_ROOM, ~passes))), outcome
+        nothing = np.zeros(len(rows), np.bool_)
+        reasons = (*self._device_reasons(spec, rows), (NO_ROOM, ~nothing))
+        return wire.filter_some(question, engine.table, nothing, reasons), "rejected"
 
     @staticmethod
     def _at(mask: BoolArray, rows: IntArray) -> BoolArray:

@@ -525,44 +525,14 @@ async def test_a_pod_that_was_never_seen_is_not_turned_away_for_what_a_caller_sa
         assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
 
 
-async def test_a_view_that_is_late_keeps_no_pod_waiting(tmp_path: Path) -> None:
-    """kube-scheduler has seen who left and which node came. Were the answer no, it would evict others where it can, and ask
-    again when something else happens: in a quiet cluster in five minutes."""
-    async with cluster(gpus=1, nodes=2) as api:
-        for i, milli in enumerate((0, 600)):
-            full = bound(f"full-{i}", cpu="8", milli=milli)
-            full["spec"]["nodeName"] = NAMES[i]
-            full["metadata"]["annotations"] = {"ullage.dev/devices": "0"} if milli else {}
-            api.put("pods", full)
-        async with running(api, tmp_path) as scheduler:
-            await until(lambda: len(scheduler.app.engine.state.residents) == 2)
-            api.is_silent = True
-            for i in range(2):
-                api.delete("pods", f"full-{i}", "default")
-            first, second, shares, few = (
-                pod_object("p", cpu="8"), pod_object("q"), pod_object("g", milli=600), pod_object("h", milli=300)
-            )  # fmt: skip
-            assert (await scheduler.filter(first, NAMES[:2]))["NodeNames"] == NAMES[:2]
-            assert (await scheduler.filter(second, ["new"]))["NodeNames"] == ["new"]
-            answer = await scheduler.filter(shares, [*NAMES[:2], "new"], gpu=True)
-            assert answer["NodeNames"] == NAMES[:1], (
-                "where devices are said to be taken, or are not known, none is given"
-            )
-            assert await scheduler.bind(shares, NAMES[0]) != "", "until the room is seen, which is soon"
-            assert (await scheduler.filter(few, NAMES[1:2], gpu=True))["NodeNames"] == NAMES[1:2]
-            assert not scheduler.app.ledger.reservations
-            fallbacks = scheduler.app.metrics.registry.get_sample_value
-            assert fallbacks("ullage_fallback_total", {"reason": "view behind"}) == 4
-
-
-@pytest.mark.parametrize("mode", ["decide", "score"])
-async def test_devices_are_refused_once_the_watch_was_looked_at_again(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "milli"), [("decide", 600), ("score", 600), ("decide", 0)])
+async def test_a_pod_is_refused_once_the_watch_was_looked_at_again(
+    mode: str, milli: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kube-scheduler asks within a millisecond of hearing who left."""
     async with cluster(gpus=1, nodes=1) as api:
-        full = bound("full", milli=600)
-        full["metadata"]["annotations"] = {"ullage.dev/devices": "0"}
+        full = bound("full", cpu="1" if milli else "8", milli=milli)
+        full["metadata"]["annotations"] = {"ullage.dev/devices": "0"} if milli else {}
         api.put("pods", full)
         async with running(api, tmp_path, mode=mode) as scheduler:
             residents = scheduler.app.engine.state.residents
@@ -577,11 +547,11 @@ async def test_devices_are_refused_once_the_watch_was_looked_at_again(
                     await until(lambda: "uid-full" not in residents)
 
             monkeypatch.setattr("scheduler.extender.rest", look)
-            pod = pod_object("p", milli=600)
-            assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == []
+            pod, is_gpu = pod_object("p", milli=milli), milli > 0
+            assert (await scheduler.filter(pod, NAMES[:1], gpu=is_gpu))["NodeNames"] == []
             api.is_silent = True
             api.delete("pods", "full", "default")
-            assert (await scheduler.filter(pod, NAMES[:1], gpu=True))["NodeNames"] == NAMES[:1]
+            assert (await scheduler.filter(pod, NAMES[:1], gpu=is_gpu))["NodeNames"] == NAMES[:1]
             assert len(looks) == 2, "once each time"
 
 
