@@ -32,7 +32,7 @@ from placement.planning.gathering import Gathering, Terms
 from placement.planning.plans import Deadline, Step, WorkClock
 from placement.pods import Pod, PodSpec
 from placement.rejections import main_reason
-from placement.state import ClusterState, Resident, devices_mask
+from placement.state import ClusterState, Resident, device_indices, devices_mask
 from placement.strategy import Decision, Strategy
 from simulator.accounts import check_ledger
 from simulator.delivery import DELIVERIES, Courier, Delivery
@@ -447,7 +447,7 @@ class Replay:
         """One batch: place whom the plan has a place for; the others wait for the next, or are let go if it never covers
         them."""
         waiting = tuple(Pod(self.uids[pod], self.uids[pod], self.with_gang(pod)) for pod in pods)
-        steps: dict[str, Step] = {}
+        held: dict[int, tuple[int, int]] = {}
         try:
             problem = batch_problem(Cluster(self.state, waiting))
         except PlacementError:  # no nodes; live it is logged
@@ -461,19 +461,39 @@ class Replay:
             if not found.is_final:
                 deadline = Deadline(self._terms.time_s, WorkClock())
                 found = place_batch(problem.batch, deadline, seed=self.options.seed, start=found.placed)
-            steps = {step.pod: step for step in batch_plan(problem, found, time_s=0.0).steps}
-        placed = [pod for pod in pods if self.uids[pod] in steps]
-        for pod in placed:
+            steps = batch_plan(problem, found, time_s=0.0).steps
+            held = self._hold(steps)
+            if len(held) < len(steps):
+                self._rooms_tried = NEVER  # there may be other devices for the others
+        for pod in held:
             self._gathering.leave(pod)
-        self._gathering.tried(pods, set(placed), self.time_s)
-        for pod in placed:
-            step = steps[self.uids[pod]]
-            row, devices = self.state.row_of[step.target], devices_mask(step.devices)
-            if not self._place_at(pod, self.specs[pod], row, devices):
-                self.gangs.let_go(pod)
-                self._enter(pod, self.specs[pod])
+        self._gathering.tried(pods, held, self.time_s)
+        # What is held for pods of the plan goes to none that leaves it.
+        astray = [pod for pod in pods if pod in held and not self._place_at(pod, self.specs[pod], *held[pod])]
+        for pod in astray:
+            self.gangs.let_go(pod)
+            self._enter(pod, self.specs[pod])
         for pod in () if self._retries else [pod for pod in pods if pod in self._gathering.since]:
             self._let_go(pod)
+
+    def _hold(self, steps: Sequence[Step]) -> dict[int, tuple[int, int]]:
+        """Planned pods → row and devices (as bits), gangs whole; without those whose devices went to pods that were let go
+        since the plan was begun."""
+        units: dict[int, list[tuple[int, int, int]]] = {}
+        for step in steps:
+            pod, row = self.pod_of[step.pod], self.state.row_of[step.target]
+            units.setdefault(self._gang_behind_gate(pod, ~pod), []).append((pod, row, devices_mask(step.devices)))
+        taken: Counter[tuple[int, int]] = Counter()  # thousandths by row and device
+        held: dict[int, tuple[int, int]] = {}
+        for members in units.values():
+            asked: Counter[tuple[int, int]] = Counter()
+            for pod, row, devices in members:
+                if (gpu := self.specs[pod].gpu) is not None:
+                    asked.update({(row, device): gpu.milli for device in device_indices(devices)})
+            if all(taken[at] + milli <= self.state.gpu_free[at] for at, milli in asked.items()):
+                taken += asked
+                held |= {pod: (row, devices) for pod, row, devices in members}
+        return held
 
     def _place_at(self, pod: int, spec: PodSpec, row: int, devices: int = 0) -> bool:
         """Place a pod on one node if every rule allows it there, as kube-scheduler checks a nominated node; on the

@@ -362,6 +362,31 @@ async def test_a_pod_that_is_refused_again_and_again_is_tried_less_and_less_ofte
     planner.solver.close()
 
 
+async def test_a_pod_that_rests_has_no_batch_closed(tmp_path: Path) -> None:
+    """Pods for which there is no place were solved for at every tick meanwhile."""
+    live, now_s = Live(tmp_path / "records.db"), 0.0
+    live.ledger.clock = lambda: now_s
+    planner = Nominator(live.engine, Refusing(), replace(PLAN, window_s=1))
+    large, bad = (
+        Seen(name, name, "shop", 1, cpu_pod(cpu), is_gated=True) for name, cpu in (("large", 100), ("bad", 1))
+    )
+    for seen in (large, bad):
+        live.ledger.see(seen)
+    assert planner.ready() == []
+    for _ in range(6):
+        assert not await planner._lift(bad)
+    now_s = 1.0
+    assert planner.ready() == [large]
+    await planner.plan([large])
+    now_s = 1.9
+    assert planner.ready() == [], "the window is not over"
+    now_s = 2.0
+    assert planner.ready() == [large]
+    now_s = 5.0
+    assert planner.ready() == [bad, large], "it has rested"
+    planner.solver.close()
+
+
 async def test_of_pods_that_matter_the_same_the_oldest_come_first(tmp_path: Path) -> None:
     live, now_s = Live(tmp_path / "records.db"), 0.0
     live.ledger.clock = lambda: now_s

@@ -26,7 +26,7 @@ from scheduler.planning.nominator import Nominator
 from scheduler.settings import PlanSettings
 from simulator.delivery import Delivery
 from simulator.replay import Replay, ReplayOptions
-from simulator.traces.trace import Trace
+from simulator.traces.trace import NodeEvent, Trace
 from tests.live_engine import Live
 
 GIB = 2**30
@@ -64,7 +64,7 @@ class Came:
 
 def nodes() -> list[NodeSpec]:
     offered = ((CPU, 8_100), (MEMORY, 64 * GIB), (PODS, 110))
-    return [NodeSpec(f"n{i}", offered, num_gpus=2 * (i < 2)) for i in range(4)]
+    return [NodeSpec(f"n{i}", offered, num_gpus=3 * (i < 2)) for i in range(4)]
 
 
 def arrivals(seed: int) -> list[Came]:
@@ -88,7 +88,8 @@ def arrivals(seed: int) -> list[Came]:
         if burst % 3 == 0:
             come(PodSpec(((CPU, 100_000),)), at_s)
         if burst % 3 == 1:
-            come(PodSpec(((CPU, 10),), unmodelled=("a volume",)), at_s + 3)
+            for after_s in (3, 9, 15):
+                come(PodSpec(((CPU, 10),), gpu=GpuRequest(1, 600), unmodelled=("a volume",)), at_s + after_s)
     come(PodSpec(((CPU, 100), (MEMORY, GIB))), 40, 99)
     come(PodSpec(((CPU, 100), (MEMORY, GIB))), END_S + 100, 99)
     return sorted(found, key=lambda one: one.at_s)
@@ -222,3 +223,21 @@ async def test_equal_arrivals_give_equal_batches_plans_and_fates(seed: int, tmp_
     assert sorted(deployed.placed) == sorted(replayed.placed)
     outcomes = {name for _, name, *_ in deployed.placed}, {name for _, name in deployed.let_go}
     assert all(len(pods) > 5 for pods in outcomes), "there is something to compare"
+
+
+def test_a_device_that_went_to_a_pod_without_a_plan_goes_to_none_of_the_plan() -> None:
+    """The first is let go and takes what the plan, begun before, has for the second; which is tried again, with other devices."""
+    share = PodSpec(((CPU, 1000), (MEMORY, GIB)), gpu=GpuRequest(1, 600))
+    pods = [("first", replace(share, unmodelled=("a volume",)), 10, 100), ("second", share, 10, 100)]
+    trace = Trace.of("t", nodes()[:1], pods)
+    outcome = Replay(trace, STRATEGY, ReplayOptions(delivery=Delivery("nominate", gate=TERMS))).run()
+    bound = {event.subject: (event.time_s, event.devices) for event in outcome.log if event.kind == "pod_bound"}
+    assert bound == {"first": (15, 0b01), "second": (25, 0b10)}
+
+
+def test_room_that_comes_before_the_first_batch_is_solved_changes_nothing() -> None:
+    spec = PodSpec(((CPU, 1000), (MEMORY, GIB)))
+    trace = Trace.of("t", nodes(), [("first", spec, 10, 100), ("second", spec, 11, 100)])
+    trace = trace.but(failures=(NodeEvent(5, "fail", "n3"), NodeEvent(11, "repair", "n3")))
+    outcome = Replay(trace, STRATEGY, ReplayOptions(delivery=Delivery("nominate", gate=TERMS))).run()
+    assert [event.time_s for event in outcome.log if event.kind == "pod_bound"] == [16, 16]

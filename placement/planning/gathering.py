@@ -58,7 +58,8 @@ class Gathering(Generic[Key]):
         self.since: dict[Key, float] = {}
         """When each began to wait; oldest first."""
         self._in_vain: set[Key] = set()
-        self._again_s = -inf
+        self._again_s = inf
+        """When those in vain are tried again; there are none before the first batch."""
 
     def join(self, key: Key, now_s: float) -> None:
         """Begin to wait, if it does not yet."""

@@ -187,10 +187,11 @@ class Nominator:
         if now < self._retry_s or self.engine.modes.is_killed:
             return []
         waiting = [uid for uid in gathering.since if uid not in self._busy]
+        if resting := {unit_of(ledger.gated[u], self.groups) for u in self._patience.resting(now) if u in ledger.gated}:
+            waiting = [uid for uid in waiting if unit_of(ledger.gated[uid], self.groups) not in resting]
         if now < gathering.closes_s(waiting):
             return []
-        resting = {unit_of(s, self.groups) for u, s in ledger.gated.items() if self._patience.is_resting(u, now)}
-        units = [[s.uid for s in seen] for unit, seen in self._by_unit(waiting).items() if unit not in resting]
+        units = [[seen.uid for seen in members] for members in self._by_unit(waiting).values()]
 
         def priority(uid: str) -> int:
             return ledger.gated[uid].spec.priority
@@ -198,10 +199,7 @@ class Nominator:
         def is_whole(uids: Sequence[str]) -> bool:
             return not self._why_waits([ledger.gated[uid] for uid in uids], now)
 
-        chosen = gathering.chosen(units, priority, is_whole, now)
-        if resting and not chosen:
-            self._retry_s = now + self.settings.window_s
-        return [ledger.gated[uid] for uid in chosen]
+        return [ledger.gated[uid] for uid in gathering.chosen(units, priority, is_whole, now)]
 
     def _by_unit(self, uids: Iterable[str]) -> dict[tuple[str, str], list[Seen]]:
         units: dict[tuple[str, str], list[Seen]] = defaultdict(list)
@@ -313,9 +311,8 @@ class Nominator:
 
     async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
         problem = batch_problem(Cluster(self.engine.state, pods))
-        uncovered = {p.uid for p in pods} - {p.uid for members in problem.pods for p in members}
-        gated = self.engine.ledger.gated
-        await self._let_go({gated[u]: UNCOVERED for u in uncovered if u in gated})
+        covered, gated = {p.uid for members in problem.pods for p in members}, self.engine.ledger.gated
+        await self._let_go({gated[p.uid]: UNCOVERED for p in pods if p.uid not in covered and p.uid in gated})
         batched = await self.solver.solve(problem.batch, self.settings.time_s, self.engine.settings.seed)
         return batch_plan(problem, batched, time_s=0.0)
 

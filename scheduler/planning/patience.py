@@ -42,6 +42,10 @@ class Patience:
         """Whether it is not to be tried yet."""
         return now_s < self._rests.get(uid, (now_s, 0.0))[0]
 
+    def resting(self, now_s: float) -> list[str]:
+        """All that are not to be tried yet."""
+        return [uid for uid, (until_s, _) in self._rests.items() if now_s < until_s]
+
     def keep(self, uids: Container[str]) -> None:
         """Forget all others."""
         for uid in [uid for uid in self._rests if uid not in uids]:
