@@ -134,6 +134,8 @@ class App:
         self._failure: asyncio.Future[None] | None = None
         self.quiet = quiet
         self._is_warm = False
+        self.is_compiling = False
+        """A thread is at work whose end nobody waits for once the service stops."""
         self.engine.is_synced = lambda: self._is_warm and self.informer.is_synced and self.learner.is_satisfied
         election = self.election
         self.lead = Lead(lambda: 1 if election is None else election.term, self.informer)
@@ -225,8 +227,15 @@ class App:
             elif isinstance(answer, BaseException):
                 raise answer
 
+    def _compile(self) -> None:
+        self.is_compiling = True
+        try:
+            warm_up((self.engine.strategy, self.engine.fallback))
+        finally:
+            self.is_compiling = False
+
     async def _warm_up(self) -> None:
-        await asyncio.to_thread(warm_up, (self.engine.strategy, self.engine.fallback))
+        await asyncio.to_thread(self._compile)
         while not self.informer.is_synced:
             await asyncio.sleep(SYNC_PAUSE_S)
         self.quiet.calm()

@@ -176,6 +176,9 @@ async def _serve(settings: Settings, config: str | None, overrides: dict[str, An
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await app.stop()
+    if app.is_compiling:  # a minute on a machine that never did, for nobody, and no thread can be told to stop
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
