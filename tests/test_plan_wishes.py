@@ -267,7 +267,7 @@ def test_the_output_says_which_devices_a_pod_gets(tmp_path: Any) -> None:
         made["spec"]["containers"][0]["resources"]["requests"]["ullage.dev/gpu-milli"] = "600"
     file = taken(gpu, *shares)
     write_snapshot(file, tmp_path / "s.json")
-    words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "1"]
+    words = ["batch", "--snapshot", str(tmp_path / "s.json"), "--time", "3"]
     table = CliRunner().invoke(plan_group, words).stdout
     assert "a (GPU 0)" in table
     assert "a (GPU 1)" in table
@@ -276,4 +276,4 @@ def test_the_output_says_which_devices_a_pod_gets(tmp_path: Any) -> None:
     (reason,) = document["reasons"]
     assert reason.startswith("pod default/s-2 fits on no node within this plan: of 1 nodes ")
     assert reason.endswith("1 have room, but others of this plan go there or what is free is split over devices")
-    assert "a (GPU 0)" in page(cluster_of(file), make_plan(Request("batch", file, 1.0)))
+    assert "a (GPU 0)" in page(cluster_of(file), make_plan(Request("batch", file, 3.0)))
