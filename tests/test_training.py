@@ -423,6 +423,26 @@ def test_the_commands_train_and_evaluate_from_a_folder_and_refuse_a_bad_horizon(
     assert "is no folder" in str(early.exception)
     wrong = CliRunner().invoke(train_command, [str(tmp_path), "-m", model, "--horizon", "soon", "-q"])
     assert isinstance(wrong.exception, ConfigError)
+    in_short = [str(tmp_path), "-o", str(tmp_path / "other"), "--horizon", "1h-peak", "--rows", "1000", "-q"]
+    assert CliRunner().invoke(train_command, in_short).exit_code == 0
+    assert (tmp_path / "other" / "card.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "Missing option '-m'"),
+        (["-o", "jsn"], "did you mean 'json'?"),
+        (["-m", "model", "-o", "other"], "--model names the folder already"),
+        (["-o", __file__], "is a file"),
+    ],
+)
+def test_training_says_what_an_output_means_before_it_reads(tmp_path: Path, given: list[str], says: str) -> None:
+    from simulator.cli.learn import train as train_command
+
+    refused = CliRunner().invoke(train_command, [str(tmp_path), *given])
+    assert refused.exit_code == 2
+    assert says in " ".join(refused.output.split())
 
 
 def test_rows_are_those_of_their_tables_however_they_are_picked() -> None:

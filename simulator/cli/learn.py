@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shlex
 import sys
@@ -15,7 +16,7 @@ import click
 from placement.command_text import shown_command
 from placement.errors import ConfigError
 from simulator.cli.options import BEGINS, OUTPUT, QUIET, REPORT, SEED
-from simulator.output import check_folder, emit, progress, write_whole
+from simulator.output import FORMATS, check_folder, emit, progress, write_whole
 
 if TYPE_CHECKING:
     from placement.learning.baselines import Target
@@ -36,6 +37,7 @@ class LearnTrace(click.Path):
 
 
 LEARN = LearnTrace(exists=True)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def _target(text: str) -> Target:
@@ -47,6 +49,22 @@ def _target(text: str) -> Target:
     return Target(int(hours[:-1]), statistic)
 
 
+def _folder_and_format(model: Path | None, output: str) -> tuple[Path, str]:
+    """``-o`` names a format, or else the model folder, if ``--model`` does not."""
+    if output in FORMATS:
+        if model is None:
+            raise click.UsageError("Missing option '-m' / '--model': the folder to write.")
+        return model, output
+    if model is not None:
+        raise click.UsageError(
+            f"-o {output!r} is no format ({', '.join(FORMATS)}), and --model names the folder already."
+        )
+    close = difflib.get_close_matches(output, FORMATS, 1, 0.7)
+    if close:
+        raise click.UsageError(f"-o {output!r}: did you mean {close[0]!r}? A folder of that name is ./{output}.")
+    return FOLDER.convert(output, None, None), "table"
+
+
 def lifetime_rows(ages: Mapping[str, Any]) -> list[dict[str, str]]:
     """Lifetimes for a terminal."""
     from simulator.learning.lifetime_accuracy import rows_of
@@ -56,7 +74,7 @@ def lifetime_rows(ages: Mapping[str, Any]) -> list[dict[str, str]]:
 
 @click.command()
 @click.argument("trace", type=LEARN)
-@click.option("-m", "--model", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("-m", "--model", type=FOLDER, help="Folder to write; `-o MODEL` does as well.  [required]")
 @SEED
 @click.option(
     "--horizon", "horizons", multiple=True, help="Such as 6h-peak; repeat. Default: 1, 6 and 24 h, peak and p95."
@@ -69,10 +87,16 @@ def lifetime_rows(ages: Mapping[str, Any]) -> list[dict[str, str]]:
 )
 @BEGINS
 @QUIET
-@OUTPUT
+@click.option(
+    "-o",
+    "--output",
+    metavar=f"[{'|'.join(FORMATS)}|MODEL]",
+    default="table",
+    help="Format on standard output; anything else is the folder to write.",
+)
 def train(
     trace: str,
-    model: Path,
+    model: Path | None,
     seed: int,
     horizons: tuple[str, ...],
     rows: int,
@@ -90,6 +114,7 @@ def train(
     from simulator.learning.training import Effort
     from simulator.workers import require
 
+    model, output = _folder_and_format(model, output)
     check_folder(model)
     require("lightgbm")
     targets = [_target(text) for text in horizons]
