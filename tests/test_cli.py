@@ -167,7 +167,7 @@ def test_a_simulated_decision_is_explained_like_a_live_one(tmp_path: Path) -> No
         (("simulate", "opnb:x", "-s", "best-fit"), 2, "did you mean 'openb'"),
         (("simulate", "demo", "-s", "best-fit", "--delivery", "decid"), 2, "did you mean 'decide'"),
         (("simulate", "demo", "-s", "nowhere.toml"), 2, "cannot be read"),
-        (("simulate", "demo", "-s", "best-fit", "--report", "/proc/x/r.html"), 1, "cannot be made"),
+        (("simulate", "demo", "-s", "best-fit", "--report", "/proc/x/r.html"), 1, "no file can be made in /proc"),
         (("compare", "demo", "--report", "out/"), 2, "out/ is a folder; name a file in it, such as out/report.html"),
         (("evaluate", "demo", "-m", ".", "--report", "out/"), 2, "out/ is a folder"),
         (("explain", "web-0"), 2, "--records FILE names it"),

@@ -36,9 +36,9 @@ async def test_bad_settings_end_with_2_and_all_problems(tmp_path: Path) -> None:
 
 async def test_check_opens_the_files_that_settings_name(tmp_path: Path) -> None:
     code, text = await run("--check", "--model", str(tmp_path / "none"))
-    assert code == 1
+    assert code == 2, "as every input that is not there"
     assert "none" in text
-    assert "give another folder" in text
+    assert "give a folder that `ullage train` wrote" in text
     assert "Traceback" not in text
     (tmp_path / "workload.json").write_text("[]", encoding="utf-8")
     code, text = await run("--check", "--workload", str(tmp_path / "workload.json"))
