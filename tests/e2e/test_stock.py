@@ -63,10 +63,15 @@ class SoftMaker(Maker):
         """A pod whose hard demands are small."""
         pod = self.pod(name, resident=True)
         spec = pod["spec"]
+        for demand in ("initContainers", "resources", "runtimeClassName", "hostNetwork"):
+            spec.pop(demand, None)
+        spec["tolerations"] = [t for t in spec["tolerations"] if t.get("operator") not in ("Gt", "Lt")]
         spec["affinity"] = self.wishes()
+        spec["containers"] = spec["containers"][:1]
         spec["containers"][0].pop("ports", None)
         spec["containers"][0]["image"] = self.rng.choice(sorted(IMAGES))
-        spec["containers"][0]["resources"]["requests"] = {"cpu": self.rng.choice(("100m", "700m")), "memory": "256Mi"}
+        asks = {"cpu": self.rng.choice(("100m", "700m")), "memory": "256Mi"}
+        spec["containers"][0]["resources"] = {"requests": asks}
         if self.chance(0.3):
             spec["containers"][0]["resources"] = {}
         if self.chance(0.4):
