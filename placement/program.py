@@ -147,7 +147,7 @@ class Program:
     # ── keeping the cache in step with the ledger ─────────────────────────────────────────────
 
     def _reset(self) -> None:
-        """Start over: arrays moved, or knowledge changed."""
+        """Arrays moved, or knowledge changed: start over, if more changed than what is expected."""
         state, before = self.state, self.known
         known = self.known = state.knowledge
         self.epoch = state.epoch
@@ -156,16 +156,21 @@ class Program:
         elif known.prices is before.prices and known.workload is before.workload and len(self.demands) <= KEPT_CLASSES:
             self._expect_anew()
             return
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget every class."""
+        state = self.state
         self.num_changes = len(state.changed_rows)
         self._choose_terms()
-        self.columns = Columns(state, known, self.residents)
+        self.columns = Columns(state, self.known, self.residents)
         num_cols = state.is_alive.shape[0]
         self.max_classes = max(64, MAX_CACHED_SCORES // num_cols)
         self.class_of: dict[PodSpec, int] = {}
         self.plain_of: dict[PodSpec, int] = {}
         """Classes that no rule about other pods concerns, as of ``rules_epoch``, and that know of all changes of nodes: the fast
         way to a decision."""
-        self.rules_epoch = self.state.rules.epoch
+        self.rules_epoch = state.rules.epoch
         self.demands: list[Demand] = []
         self.started: list[int] = []
         self.followed: list[int] = []
@@ -249,7 +254,7 @@ class Program:
             self._reset()
         c = len(self.demands)
         if c >= self.max_classes:
-            self._reset()
+            self._start_over()
             c = 0
         if c >= len(self.scores):
             self._grow(2 * len(self.scores))

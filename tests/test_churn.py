@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from placement import program
 from placement import state as ledger
 from placement.log import EventLog
 from placement.nodes import NamespaceSpec, NodeSpec, Taint
@@ -187,6 +188,18 @@ def test_a_list_of_changed_nodes_that_grew_too_long_starts_over_unseen() -> None
     state.update_node(machine("n0", unschedulable=True))
     assert len(state.changed_rows) == 1
     assert strategy.decide(state.snapshot(), spec).node == "n1"
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_more_classes_than_scores_are_kept_of_start_over_unseen(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above 8,446 nodes there is room for fewer classes than outlive new knowledge."""
+    monkeypatch.setattr(program, "MAX_CACHED_SCORES", 0)
+    state, strategy = ClusterState(events=EventLog(), backend=backend), STRATEGIES["best-fit"]
+    for number in range(100):
+        state.add_node(NodeSpec(f"n{number}", (("cpu", number),)))
+    for number in (*range(100), *range(100)):
+        assert strategy.decide(state.snapshot(), PodSpec((("cpu", number),))).node == f"n{number}"
+    assert len(strategy.program(state).demands) < 100
 
 
 def test_sums_of_classes_that_were_forgotten_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
