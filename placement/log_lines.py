@@ -45,6 +45,9 @@ FORMAT, READS = 4, (1, 2, 3, 4)
 ``pod_updated``: a pod whose class changes is said to be released, and bound anew. Formats 1 to 3 have no ``pod_stranded``:
 pods whose node goes are said to be released."""
 
+HOLE = "removed/"
+"""Begins what a checkpoint calls a row without a node; no node of Kubernetes has a slash in its name."""
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
@@ -124,13 +127,13 @@ def begin_of(header: Mapping[str, Any], events: Sequence[Event]) -> int:
 
 
 def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
-    """Events that rebuild ``state`` row by row: free rows are made and given back."""
+    """Events that rebuild ``state`` row by row: free rows are made, with names that begin with :data:`HOLE`, and given back."""
     events = [Event(time_s, log.NAMESPACE, name, detail=spec) for name, spec in state.namespaces.items()]
     holes = []
     for row in range(state.num_rows):
         node = state.nodes[row]
         if node is None:
-            node = NodeSpec(f"removed-{row}", ())
+            node = NodeSpec(f"{HOLE}{row}", ())
             holes.append(node.name)
         events.append(Event(time_s, log.NODE_ADDED, node.name, detail=node))
     events += [Event(time_s, log.NODE_REMOVED, name) for name in holes]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from placement import log
 from placement.learning.lifetime_history import ALL
 from placement.log import Asked, Event
-from placement.log_lines import LineWriter
+from placement.log_lines import LineWriter, checkpoint_events
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from placement.resources import CPU
@@ -54,6 +54,17 @@ def lived(folder: Path, *, decides: bool = False) -> Path:
     state.release("u3", time_s=20)
     disk.close()
     return folder
+
+
+def test_a_row_that_was_free_when_a_log_begins_is_no_node_of_its_trace() -> None:
+    state = ClusterState()
+    for name in "abc":
+        state.add_node(NodeSpec(name, ((CPU, 6000),)))
+    state.bind("u", SPEC, "b")
+    state.remove_node("a")
+    trace = trace_of(checkpoint_events(state, 0), "late")
+    assert [node.name for node in trace.nodes] == ["b", "c"]
+    assert not trace.failures
 
 
 def test_a_trace_from_a_log_has_its_pods_nodes_and_times(tmp_path: Path) -> None:

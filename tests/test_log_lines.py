@@ -116,6 +116,14 @@ def test_a_checkpoint_gives_the_same_rows_columns_and_residents(
     assert again.add_node(new) == state.add_node(new)
 
 
+def test_no_node_has_the_name_of_a_row_that_is_free() -> None:
+    state = ClusterState()
+    for name in ("a", "removed-0", "c"):
+        state.add_node(NodeSpec(name, ((CPU, 1),)))
+    state.remove_node("a")
+    assert rebuild(checkpoint_events(state, 0)).row_of == state.row_of
+
+
 def test_a_log_may_begin_while_a_node_offers_none_of_the_devices_that_are_in_use() -> None:
     """As kubelets do while a device plugin starts anew."""
     state = ClusterState()

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from placement import log
 from placement.log import Event
+from placement.log_lines import HOLE
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
 from simulator.traces.trace import NEVER, NodeEvent, Trace, TraceError
@@ -34,6 +35,8 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
     found: set[str] = set()
     for event in events:
         subject = event.subject
+        if event.kind in (log.NODE_ADDED, log.NODE_REMOVED) and subject.startswith(HOLE):
+            continue  # no node ever had that name
         if event.kind == log.NODE_ADDED:
             if subject in nodes or arrivals:
                 changes.append(NodeEvent(event.time_s, "add", subject))
