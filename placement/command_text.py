@@ -9,8 +9,8 @@ from pathlib import PurePath
 
 CLUSTER = ("--kubeconfig", "--context")
 """Options, each with a value, that say which cluster was asked. It is not as it was, whoever asks again."""
-_URL = re.compile(r"(\w+://)(?:[^/?#]*@)?([^/?#]*).*")
-_PATH = re.compile(r"(?:(?<=^)|(?<=[:=,]))(?:~|/|\.\.?/)[^:=,]*")
+_URL = re.compile(r"(\w+://)(?:[^/?#]*@)?([^/?#]*)")
+_PATH = re.compile(r"(?:^|(?<=^-\w)|(?<=[:=,]))(?:~|/|\.\.?/)[^:=,]*")
 
 
 def shown_command(words: Sequence[str]) -> str:
@@ -20,6 +20,8 @@ def shown_command(words: Sequence[str]) -> str:
     'ullage plan batch --prices=prices.csv'
     >>> shown_command(["ullage", "compare", "openb:/data/openb/:default", "-p", "https://ann:secret@prom:9090/?token=1"])
     'ullage compare openb:openb:default -p https://prom:9090'
+    >>> shown_command(["ullage", "record", "-phttps://ann:secret@prom:9090/?token=1", "-o/home/ann/out"])
+    'ullage record -phttps://prom:9090 -oout'
     """
     return shlex.join(_shown(word) for word in _without_cluster(words))
 
@@ -35,6 +37,6 @@ def _without_cluster(words: Sequence[str]) -> Iterator[str]:
 
 def _shown(word: str) -> str:
     option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if _URL.fullmatch(value):
-        return option + sign + _URL.sub(r"\1\2", value)
-    return option + sign + _PATH.sub(lambda found: PurePath(found[0]).name or ".", value)
+    url = _URL.search(value)
+    path, address = (value, "") if url is None else (value[: url.start()], url[1] + url[2])
+    return option + sign + _PATH.sub(lambda found: PurePath(found[0]).name or ".", path) + address

@@ -22,6 +22,8 @@ MAX_KNOWN = 1000
 """Classes remembered; beyond it remembering starts over."""
 MAX_TEXTS = 10_000
 """Reasons remembered of one class; beyond it remembering starts over."""
+MAX_NAMED = 62
+"""Resources of which some node has too little that a reason tells apart: each takes a bit of an int64."""
 NO_DEVICE = "no device with enough free share"
 PREDICTED_FULL = "predicted use exceeds what the strategy allows on the node"
 UNRECORDED = "devices may be those of running pods without the annotation ullage.dev/devices"
@@ -169,10 +171,12 @@ def _reasons(strategy: Strategy, state: ClusterState, spec: PodSpec, rows: IntAr
 def _short(program: Program, spec: PodSpec, rows: IntArray) -> list[tuple[str, BoolArray]]:
     """Which of ``rows (n,)`` lack resources; those that lack the same ones stand together."""
     lacks = (program.columns.free(rows) < program.demand(spec).need)[:, NUM_DERIVED:]
-    numbers = lacks @ (1 << np.arange(lacks.shape[1]))
+    lacking = np.flatnonzero(lacks.any(axis=0))[:MAX_NAMED]
+    numbers = lacks[:, lacking] @ (1 << np.arange(len(lacking)))
+    resources = [program.state.resources[i] for i in lacking.tolist()]
     grouped = []
     for number in sorted(set(numbers.tolist())):
-        names = [name for bit, name in enumerate(program.state.resources) if number >> bit & 1]
+        names = [name for bit, name in enumerate(resources) if number >> bit & 1]
         reason = "Too many pods" if names == [PODS] else f"Insufficient {', '.join(names)}"
         if names:
             grouped.append((reason, numbers == number))

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from placement.errors import ConfigError, nearest, why
+from placement.errors import UNREADABLE, ConfigError, nearest, why
 from placement.scorers import (
     COST_UNIT,
     SCORERS,
@@ -211,7 +211,7 @@ def strategy_from_toml(path: Path) -> Strategy:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigError(f"strategy {path}: cannot be read ({why(error)}); check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"strategy {path}: is not TOML: {error}") from error

@@ -474,6 +474,7 @@ def test_a_parameter_that_no_score_can_be_computed_with_is_refused(text: str, me
         ("[scorers.rank]\nspan_mili = 3", "did you mean 'span_milli'"),
         ("[scorers.rank]\nspan_milli = 'x'", "must be like 800"),
         ("x = [", "is not TOML"),
+        ("x = " + 5000 * "[", "cannot be read"),
         ("ties = 'first'", "has no"),
     ],
 )
@@ -633,6 +634,13 @@ def test_why_a_pod_waits_is_its_own_reason_also_when_something_was_just_learned(
     assert main_reason(state.snapshot(), best, cpu) == "Insufficient cpu"
     state.learn(state.knowledge.but(workload=Workload.of([cpu], [1])))
     assert main_reason(state.snapshot(), best, memory) == "Insufficient memory"
+
+
+def test_of_many_resources_those_that_are_lacking_are_named() -> None:
+    state, best = ClusterState(), STRATEGIES["best-fit"]
+    state.add_node(NodeSpec("n", tuple((f"example.com/{number:02}", 1) for number in range(80))))
+    reasons = rejections(best, state.snapshot(), PodSpec((("example.com/59", 2), ("example.com/75", 2))))
+    assert list(reasons) == ["Insufficient example.com/59, example.com/75"]
 
 
 def test_a_class_is_found_in_another_process() -> None:
