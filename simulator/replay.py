@@ -529,12 +529,17 @@ class Replay:
         self.lifetimes[pod] = lifetime
         return False
 
-    def evict(self, uid: str, *, restart_s: int, checkpoint_s: int) -> None:
-        """Evict a running pod and leave its replacement to the scheduler, at the cost that :meth:`migrate` states."""
-        pod, row = self.pod_of[uid], self.state.residents[uid].row
+    def evict(self, uid: str, *, restart_s: int, checkpoint_s: int) -> bool:
+        """Evict a pod and leave its replacement to the scheduler, at the cost that :meth:`migrate` states; False where it
+        does not run, as when the replacement of another has preempted it."""
+        resident = self.state.residents.get(uid)
+        if resident is None:
+            return False
+        pod = self.pod_of[uid]
         self._count_eviction(self._uproot(pod, restart_s, checkpoint_s))
-        self._room(row)
+        self._room(resident.row)
         self._come_again(pod)
+        return True
 
     def _come_again(self, pod: int) -> None:
         """The replacement of an evicted pod is gated as the pod was."""

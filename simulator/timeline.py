@@ -98,7 +98,7 @@ class Timeline:
         self.next_s = self.start_s + 1
         """When the next sample is due; the first shows what came in the first second."""
         self._columns: Columns | None = None
-        self._seen = 0
+        """Of the device models that are there; made anew when a node has joined."""
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────
 
@@ -145,6 +145,7 @@ class Timeline:
     def node_up(self, node: NodeSpec, time_s: int) -> None:
         """A node joined, empty."""
         self._settle_fleet(time_s)
+        self._columns = None
         for i, name in enumerate(MEASURED):
             self._offered[i] += node.amounts.get(name, 0)
         self._alive[node.shape or node.name, node.spot] += 1
@@ -247,9 +248,8 @@ class Timeline:
         is_full = (memory_offered - state.taken[MEMORY_ROW, rows]) * 100 < memory_offered
         fragmented = float("nan")
         if self.workload is not None and len(rows) and self._offered[2]:
-            if self._columns is None or self._columns.group.shape != state.is_alive.shape or len(rows) != self._seen:
+            if self._columns is None:
                 self._columns = Columns(state, Knowledge(workload=self.workload))
-                self._seen = len(rows)
             by_cause = fragments(self._columns, cpu, state.gpu_free[rows], state.gpu_model[rows]).sum(axis=1)
             self.fragment_causes = dict(zip(FRAGMENT_CAUSES, by_cause.tolist(), strict=True))
             fragmented = float(by_cause.sum())

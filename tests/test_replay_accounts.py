@@ -10,7 +10,7 @@ import pytest
 from placement.log import NODE_ADDED
 from placement.nodes import NodeSpec
 from placement.owners import HOSTNAME
-from placement.pods import PodSpec
+from placement.pods import GpuRequest, PodSpec
 from placement.resources import CPU, MEMORY, PODS
 from placement.strategies import STRATEGIES
 from simulator.cost import PriceBook, parts_usd
@@ -169,6 +169,17 @@ def test_spot_nodes_of_a_shape_that_the_price_book_does_not_know_cost_less_than_
     assert row["usd_on_demand"] == pytest.approx(1.0 + parts_usd(fleet[1], book.rates), abs=1e-5)
     assert row["usd_spot"] == pytest.approx(parts_usd(fleet[2], book.rates), abs=1e-5)
     assert row["usd_spot"] < row["usd_on_demand"] - 1.0
+
+
+def test_free_devices_of_a_model_that_came_in_place_of_another_are_no_fragments() -> None:
+    wants_new = PodSpec(((CPU, 1000),), GpuRequest(1, 1000, ("new",)))
+    fleet = [replace(node(name), num_gpus=2, gpu_model=name) for name in ("old", "new")]
+    swap = [NodeEvent(0, "remove", "new"), NodeEvent(50, "remove", "old"), NodeEvent(50, "add", "new")]
+    trace = Trace.of("models", fleet, [("first", wants_new, 0, -1), ("last", pod(1), 100, -1)], failures=swap)
+    series = replayed(trace, samples=4).timeline.series
+    fragments = {sample.time_s: sample.fragmented_gpu_milli for sample in series}
+    assert fragments[25] == 2000.0, "nobody accepts what is there"
+    assert fragments[75] == 0.5 * 1000.0, "one device is free, and half of the pods ask for none"
 
 
 def test_samples_stay_few_however_long_after_the_last_arrival_a_replay_goes_on() -> None:

@@ -184,6 +184,25 @@ def test_every_workload_is_rolled_out_once_a_week():
     assert outcome.num_evictions == 4
 
 
+class Grows:
+    """Raises what the first pod asks for when it comes again, as right-sizing may."""
+
+    every_s = 600
+
+    def act(self, replay: Replay) -> None:
+        replay.specs[0] = replace(replay.specs[0], request=_spec("", cpu=2000).request)
+
+
+@pytest.mark.parametrize("who", ["rollouts", "kills"])
+def test_a_pod_whose_replacement_preempts_the_next_to_be_evicted_leaves_nobody_to_evict(who):
+    specs = [replace(_spec("grows", cpu=1000), priority=100), _spec("preempted", cpu=3000)]
+    trace = _trace(specs, [100, 100], [9, 9] if who == "kills" else [1, 1], hours=3)
+    evicts = UsageTruth(trace.usage) if who == "kills" else Rollouts(hours=1)
+    outcome = _run(trace, Grows(), evicts, end_s=HOUR_S)
+    assert outcome.num_preemptions == 1
+    assert outcome.num_evictions > 1
+
+
 def test_packing_the_past_asks_for_less_than_peaks_where_they_do_not_coincide():
     steps = 12 * 40
     rng = np.random.default_rng(0)

@@ -83,8 +83,7 @@ class Reclaiming:
                 state.update_node(replace(node, allocatable=tuple(sorted(extended.items()))), time_s=replay.time_s)
                 replay.wake()
             for uid in to_evict(sold[row], new):
-                replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
-                self.evictions += 1
+                self.evictions += replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
 
     def _expected(self, replay: Replay, here: Here) -> FloatArray:
         """``(2, P)``: what each pod is expected to use at most."""

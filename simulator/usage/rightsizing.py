@@ -91,9 +91,10 @@ class Rightsizing:
         here, use = truth.here, truth.latest[0]
         for row in np.flatnonzero(truth.over_now).tolist():
             inside = {
-                here.uids[i]: i for i in np.flatnonzero(here.row == row).tolist() if here.uids[i] in state.residents
+                uid: i
+                for i in np.flatnonzero(here.row == row).tolist()
+                if (uid := here.uids[i]) in state.residents and state.residents[uid].row == row
             }
-            inside = {uid: i for uid, i in inside.items() if state.residents[uid].row == row}
             lowered = [
                 uid
                 for uid, i in inside.items()
@@ -101,8 +102,7 @@ class Rightsizing:
             ]
             used = {uid: float(use[i]) for uid, i in inside.items()}
             for uid in to_restore(used, lowered, float(state.offered[CPU_ROW, row])):
-                replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
-                self.restored += 1
+                self.restored += replay.evict(uid, restart_s=RESTART_S, checkpoint_s=0)
 
     def _sizes(self, replay: Replay) -> tuple[Forecasts | None, RightsizePolicy]:
         """Forecasts for :func:`placement.learning.rightsize.recommend`, and how it is to read them."""

@@ -160,9 +160,8 @@ class UsageTruth:
         if replay.time_s >= self.measured_from_s:
             self._record(replay, want, got, killed, capacity)
         for i in np.flatnonzero(killed).tolist():
-            uid = here.uids[i]
-            work = WHOLE if state.residents[uid].spec.owner.startswith("Job/") else 0
-            replay.evict(uid, restart_s=RESTART_S, checkpoint_s=work)
+            work = WHOLE if replay.specs[here.pod[i]].owner.startswith("Job/") else 0
+            replay.evict(here.uids[i], restart_s=RESTART_S, checkpoint_s=work)
 
     def _record(
         self, replay: Replay, want: FloatArray, got: FloatArray, killed: BoolArray, capacity: FloatArray
