@@ -88,8 +88,7 @@ dt {{ color: var(--soft); }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 .names {{ display: none; flex-wrap: wrap; gap: 2px 14px; margin-top: 6px; font-size: 14px; font-weight: 600; }}
 .lines .names svg {{ display: inline-block; width: 36px; margin-right: 5px; vertical-align: middle; }}
 .lines:has(svg.bare) .names {{ display: flex; }}
-@media (max-width: 560px) {{ svg text, svg text.tick, svg text.axis {{ font-size: 20px; }} .lines {{ overflow: hidden; }}
-  svg.rows text, svg.rows text.tick, svg.rows text.axis {{ font-size: 23px; }}
+@media (max-width: 560px) {{ svg text, svg text.tick, svg text.axis {{ font-size: 23px; }} .lines {{ overflow: hidden; }}
   .lines svg {{ width: var(--grow, 100%); }} .lines svg text.name {{ display: none; }} .names {{ display: flex; }}
   main {{ padding: 24px 14px 48px; }} .card {{ padding: 10px; }} dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: 8px; }}
   th:first-child {{ white-space: normal; min-width: 8em; }} .words th:first-child {{ min-width: 0; }} }}

@@ -9,14 +9,17 @@ for who points at them. What a picture shows is also said in its label, for who 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 COLOURS = 8
 WIDTH, HEIGHT = 720, 320
 LEFT, TOP, BOTTOM = 64, 38, 54
-"""Wide enough for a phone's larger letters: the unit stands above the highest tick, the axis' name below its ticks."""
+"""Wide enough for a phone's larger letters: the unit stands above the highest tick, the axis' name below its ticks. Long
+ticks take more at the left."""
+TICK_LETTER = 13
+"""Width of a letter of them."""
 NAMES_BELOW = 24
 """Room at the right where the names of lines are below the chart."""
 MAX_AT_ENDS = 240
@@ -80,15 +83,17 @@ def dashes(i: int, equal: int = 0) -> str:
     return f' stroke-dasharray="{8 - 2 * (i // COLOURS % 3)} 4"' if i >= COLOURS else ""
 
 
-def ticks(low: float, high: float, num: int = 5) -> list[float]:
-    """Round numbers that span a range."""
+def ticks(low: float, high: float, num: int = 5) -> list[tuple[float, str]]:
+    """Round numbers that span a range, and how they are written: with as many decimals as their step has."""
     if high <= low:
-        return [low]
+        return [(low, _number(low))]
     rough = (high - low) / num
     power = 10.0 ** int(f"{rough:e}".split("e")[1])
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
     first = -(-low // step) * step
-    return [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
+    decimals = next((d for d in range(12) if abs(round(step, d) - step) < 1e-6 * step), 12)
+    values = [first + i * step for i in range(int((high - first) / step + 1e-9) + 1)]
+    return [(value, f"{value:,.{decimals}f}") for value in values]
 
 
 def _number(value: float) -> str:
@@ -106,22 +111,31 @@ def _frame(title: str, said: Sequence[str], body: Sequence[str], height: int = H
 
 def _axes(
     xs: tuple[float, float], ys: tuple[float, float], x_label: str, y_label: str, right: float
-) -> tuple[list[str], float, float]:
-    width, height = WIDTH - LEFT - right, HEIGHT - TOP - BOTTOM
+) -> tuple[list[str], Callable[[float], float], Callable[[float], float]]:
+    """Grid and names; where an x is, and a y."""
+    marks = ticks(*ys)
+    left = max(LEFT, 16 + TICK_LETTER * max((len(text) for _, text in marks), default=0))
+    width, height = WIDTH - left - right, HEIGHT - TOP - BOTTOM
     kx, ky = width / ((xs[1] - xs[0]) or 1), height / ((ys[1] - ys[0]) or 1)
+
+    def at_x(x: float) -> float:
+        return left + (x - xs[0]) * kx
+
+    def at_y(y: float) -> float:
+        return TOP + height - (y - ys[0]) * ky
+
     body = []
-    for tick in ticks(*ys):
-        y = TOP + height - (tick - ys[0]) * ky
-        body.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        body.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in ticks(*xs, num=6):
-        x = LEFT + (tick - xs[0]) * kx
-        body.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 32}" text-anchor="middle">{_number(tick)}</text>')
+    for tick, text in marks:
+        y = at_y(tick)
+        body.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        body.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    for tick, text in ticks(*xs, num=6):
+        body.append(f'<text class="tick" x="{at_x(tick):.1f}" y="{HEIGHT - 32}" text-anchor="middle">{text}</text>')
     body.append(
-        f'<text class="axis" x="{LEFT + width / 2:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{left + width / 2:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
     )
-    body.append(f'<text class="axis" x="4" y="16">{escape(y_label)}</text>')
-    return body, kx, ky
+    body.append(f'<text class="axis" x="4" y="18">{escape(y_label)}</text>')
+    return body, at_x, at_y
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str, from_zero: bool = False) -> str:
@@ -137,8 +151,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
     room = 16 + 8.6 * max(len(line.name) for line in lines)
     bare = room > MAX_AT_ENDS or 15 * len(lines) > HEIGHT - TOP - BOTTOM
     right = NAMES_BELOW if bare else room
-    body, kx, ky = _axes(xs, ys, x_label, y_label, right)
-    floor = HEIGHT - BOTTOM
+    body, at_x, at_y = _axes(xs, ys, x_label, y_label, right)
     ends: list[tuple[float, int, str]] = []
     said, names = [], []
     for i, line in enumerate(lines):
@@ -152,8 +165,8 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str,
             if y is None:
                 pen = "M"
                 continue
-            last = floor - (y - ys[0]) * ky
-            path.append(f"{pen}{LEFT + (x - xs[0]) * kx:.1f},{last:.1f}{'h0' * (pen == 'M')}")  # one alone is a dot
+            last = at_y(y)
+            path.append(f"{pen}{at_x(x):.1f},{last:.1f}{'h0' * (pen == 'M')}")  # one alone is a dot
             pen = "L"
         body.append(f'<path d="{"".join(path)}" {look}><title>{escape(line.name)}</title></path>')
         if last is not None:
@@ -201,9 +214,9 @@ def heat_map(
                 f'fill-opacity="{opacity:.2f}"/>'
             )
     base = top + row * len(names)
-    for tick in ticks(min(x), max(x), 6):
+    for tick, text in ticks(min(x), max(x), 6):
         at = left + (tick - min(x)) / ((max(x) - min(x)) or 1) * (width - step)
-        body.append(f'<text class="tick" x="{at:.1f}" y="{base + 22}" text-anchor="middle">{_number(tick)}</text>')
+        body.append(f'<text class="tick" x="{at:.1f}" y="{base + 22}" text-anchor="middle">{text}</text>')
     body.append(
         f'<text class="axis" x="{left + width / 2}" y="{base + 46}" text-anchor="middle">{escape(x_label)}</text>'
     )
@@ -216,7 +229,7 @@ def heat_map(
         body.append(f'<text class="tick" x="{at + 18}" y="{base + 73}">{text}</text>')
     hot = {name: sum(v is not None and v > 1 for v in values) for name, values in zip(names, rows, strict=True)}
     said = [f"{name} above 100 % at {count} of {len(x)} moments" for name, count in hot.items() if count]
-    return _frame(title, said or ["no node above 100 %"], body, height, ' class="rows"')
+    return _frame(title, said or ["no node above 100 %"], body, height)
 
 
 @dataclass(frozen=True)
@@ -262,10 +275,9 @@ def frontier_chart(
     low, high = min(p.y for p in points), max(p.y for p in points)
     pad = (high - low) * 0.08 or 1.0
     xs, ys = (0.0, most * 1.05 or 1.0), (low - pad, high + pad)
-    body, kx, ky = _axes(xs, ys, x_label, y_label, NAMES_BELOW)
-    floor = HEIGHT - BOTTOM
+    body, at_x, at_y = _axes(xs, ys, x_label, y_label, NAMES_BELOW)
     if mark_x is not None:
-        x = LEFT + mark_x * kx
+        x, floor = at_x(mark_x), HEIGHT - BOTTOM
         body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
     legend = []
     for i, group in enumerate(groups):
@@ -273,11 +285,11 @@ def frontier_chart(
         if i >= COLOURS:
             look = f'fill="var(--card)" stroke="{colour(i)}" stroke-width="1.5"'
         for spots in group.paths:
-            path = "L".join(f"{LEFT + p.x * kx:.1f},{floor - (p.y - ys[0]) * ky:.1f}" for p in spots)
+            path = "L".join(f"{at_x(p.x):.1f},{at_y(p.y):.1f}" for p in spots)
             body.append(f'<path d="M{path}" fill="none" stroke="{colour(i)}" stroke-width="1.5"{dashes(i)}/>')
         for spots, radius in ((group.joined, 2.5), (group.loose, 4.5)):
             body += [
-                f'<circle cx="{LEFT + p.x * kx:.1f}" cy="{floor - (p.y - ys[0]) * ky:.1f}" r="{radius}" {look}>'
+                f'<circle cx="{at_x(p.x):.1f}" cy="{at_y(p.y):.1f}" r="{radius}" {look}>'
                 f"<title>{escape(f'{group.name}: {p.note}')}</title></circle>"
                 for p in spots
             ]
@@ -290,7 +302,7 @@ def frontier_chart(
         for g in groups
         if (spots := g.spots)
     ]
-    return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12, ' class="rows"')
+    return _frame(title, said, body + legend, HEIGHT + 24 * len(groups) + 12)
 
 
 def _end_labels(ends: list[tuple[float, int, str]], x: float) -> list[str]:
@@ -323,10 +335,10 @@ def dot_chart(
     decimals = 2 if high < 100 else 1 if high < 1000 else 0
     unit = " %" if "%" in x_label else ""
     body, said = [], []
-    for tick in ticks(low, high, 6):
+    for tick, text in ticks(low, high, 6):
         x = left + (tick - low) * k
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 50}"/>')
-        body.append(f'<text class="tick" x="{x:.1f}" y="{height - 32}" text-anchor="middle">{_number(tick)}</text>')
+        body.append(f'<text class="tick" x="{x:.1f}" y="{height - 32}" text-anchor="middle">{text}</text>')
     for at in marks:
         x = left + (at - low) * k
         body.append(
@@ -350,7 +362,7 @@ def dot_chart(
         body.append(f'<text class="name" x="{WIDTH}" y="{y - 17}" text-anchor="end">{mean:,.{decimals}f}{unit}</text>')
         said.append(f"{name} {mean:,.2f} ({min(vs):,.2f} to {max(vs):,.2f})")
     body.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    return _frame(title, said, body, height, ' class="rows"')
+    return _frame(title, said, body, height)
 
 
 def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, unit: str) -> str:
@@ -381,4 +393,4 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]
         y = top + row * len(groups) + 24 + 28 * i
         body.append(f'<rect x="0" y="{y - 11}" width="12" height="12" rx="2" fill="{part_colour(i)}"/>')
         body.append(f'<text class="tick" x="20" y="{y}">{escape(part)}</text>')
-    return _frame(title, said, body, height, ' class="rows"')
+    return _frame(title, said, body, height)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from placement import pages
 from placement.fragments import FRAGMENT_CAUSES
@@ -26,6 +28,7 @@ from simulator.charts import (
     line_chart,
     reliability_chart,
     shortened,
+    ticks,
 )
 from simulator.compare import compare
 from simulator.comparison import Comparison, Question
@@ -153,6 +156,22 @@ def test_lines_that_lie_on_each_other_are_both_seen() -> None:
     chart = line_chart("t", [*same, Line("d", [0, 1], [1, 3])], x_label="hours", y_label="%")
     drawn, named = (re.findall(r'stroke-dasharray="([^"]*)"', part) for part in chart.split('<div class="names"'))
     assert drawn == named == ["12 12", "8 16"]
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e7), num=st.integers(3, 7))
+def test_ticks_say_where_they_are(low: float, span: float, num: int) -> None:
+    found = ticks(low, low + span, num)
+    assert len(found) <= num + 1
+    assert len({text for _, text in found}) == len(found)
+    assert [float(text.replace(",", "")) for _, text in found] == pytest.approx(
+        [at for at, _ in found], abs=1e-4 * span
+    )
+
+
+def test_long_ticks_have_room_at_the_left() -> None:
+    for top, left in ((100, 64), (90_000, 94)):
+        chart = line_chart("t", [Line("a", [0, 1], [0, top])], x_label="hours", y_label="pods")
+        assert f'x1="{left}"' in chart
 
 
 def test_a_point_alone_is_a_dot() -> None:
