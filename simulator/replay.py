@@ -330,7 +330,8 @@ class Replay:
             return True
         if self._alone_s == NEVER:
             self._alone_s = time_s
-        ahead = [(kind, subject), *((k, s) for _, k, _, s in self._queue)]
+        queued = [(kind, subject), *((k, s) for _, k, _, s in self._queue)]
+        ahead = [(k, s) for k, s in queued if not self._is_stale(s)]
         if all(k in (_POLICY, _SCAN) for k, _ in ahead):
             over = {id(s) for _, s in ahead} <= self._in_vain
             self._in_vain.add(id(subject))
@@ -339,6 +340,14 @@ class Replay:
         if any(k == _NODE and not isinstance(s, NodeSpec) for k, s in ahead):
             self._alone_s = time_s
         return time_s - self._alone_s > GIVE_UP_S
+
+    def _is_stale(self, subject: object) -> bool:
+        """Whether an event does nothing any more: its pod has left that place, or its node has gone."""
+        if isinstance(subject, _Ending):
+            return self.generation[subject.pod] != subject.generation
+        if isinstance(subject, _Spot):
+            return subject.node.name not in self.state.row_of or self._stays[subject.node.name] != subject.stay
+        return False
 
     def _push(self, time_s: int, kind: int, subject: object) -> None:
         heapq.heappush(self._queue, (time_s, kind, next(self._order), subject))
@@ -631,7 +640,7 @@ class Replay:
 
     def _ended(self, ending: _Ending) -> None:
         pod = ending.pod
-        if self.generation[pod] != ending.generation:
+        if self._is_stale(ending):
             return
         row = self._release(pod).row
         self.has_ended[pod] = 1
@@ -821,12 +830,11 @@ class Replay:
                 self._node_up(node)
 
     def _interrupt(self, spot: _Spot) -> None:
-        node, stay = spot
-        if node.name not in self.state.row_of or self._stays[node.name] != stay:
+        if self._is_stale(spot):
             return
-        self.retire(node.name)
+        self.retire(spot.node.name)
         if self.options.spot.return_s and self.scaler is None:  # an elastic fleet buys what it misses
-            self._push(self.time_s + self.options.spot.return_s, _NODE, node)
+            self._push(self.time_s + self.options.spot.return_s, _NODE, spot.node)
 
     def _idle(self, idle: _Idle) -> None:
         row = self.state.row_of.get(idle.node)

@@ -23,6 +23,7 @@ from placement.strategies import STRATEGIES
 from simulator.cli.simulate import never_placed
 from simulator.compare import compare
 from simulator.comparison import Question
+from simulator.fleet import Elastic, Shape
 from simulator.replay import GIVE_UP_S, Interruptions, Replay, ReplayOptions
 from simulator.report import to_html
 from simulator.traces.trace import NodeEvent, Trace, Usage
@@ -336,6 +337,15 @@ def test_a_replay_until_all_has_ended_ends_and_names_who_never_fitted(tmp_path, 
     assert metrics["hours"] == pytest.approx(4, abs=1.1), "one more act of each policy, not a day"
     why = ", ".join(f"{n} × {reason}" for reason, n in metrics["unplaced"].items())
     assert never_placed(result) == [f"t, best-fit: never placed ({why}): {', '.join(metrics['unplaced_pods'])}"]
+
+
+def test_interruptions_of_nodes_that_have_gone_keep_no_replay_going():
+    pods = [("p0", _spec("a"), 0, HOUR_S), ("p1", _spec("huge", cpu=5000), 0, HOUR_S)]
+    elastic = Elastic((Shape("m", NODE.allocatable, 1.0, 0.3),), spot_share=1.0)
+    options = ReplayOptions(policies=(Rollouts(seed=3),), elastic=elastic, spot=Interruptions(per_node_hour=0.01))
+    replay = Replay(Trace.of("spot", [], pods), STRATEGIES["best-fit"], options)
+    assert replay.run().unplaced_pods == ("p1",)
+    assert HOUR_S < replay.time_s < 4 * HOUR_S, "the node would have been taken back after days"
 
 
 def test_who_waits_for_a_node_that_comes_back_gets_it_and_who_waits_for_none_is_given_up():
