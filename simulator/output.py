@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 import os
@@ -33,14 +34,15 @@ def untold(done: float, total: float) -> None:
 
 
 @contextmanager
-def data_only() -> Iterator[None]:
-    """Send what native libraries print (HiGHS does, at times) to standard error: standard output is data."""
+def _data_only() -> Iterator[None]:
+    """Send what native libraries print (HiGHS does, at times), workers' too, to standard error: standard output is data."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # C keeps it until the end of the process where this is no terminal
         os.dup2(kept, 1)
         os.close(kept)
 
@@ -183,6 +185,7 @@ def told_now_and_then(what: str, clock: Callable[[], float] = time.monotonic) ->
 @contextmanager
 def progress(what: str, *, quiet: bool = False, is_time: bool = False, kernel: Any = None) -> Iterator[Progress]:
     """A bar with rate and time left on standard error; a line now and then when it is no terminal, or with NO_COLOR.
+    Nobody writes to standard output in it: that is data, and what solvers print goes where the bar is.
 
     ``is_time``: what is done is seconds of a limit, which have no rate. ``kernel``: what is compiled first unless an
     earlier run has done so, which may take a minute in which nothing moves.
@@ -195,7 +198,8 @@ def progress(what: str, *, quiet: bool = False, is_time: bool = False, kernel: A
             if not (quiet or sys.stderr.isatty()):  # or nothing would be heard of it before it is over
                 click.echo(f"{what} …", err=True)
     if quiet or not sys.stderr.isatty() or "NO_COLOR" in os.environ:
-        yield untold if quiet else told_now_and_then(what)
+        with _data_only():
+            yield untold if quiet else told_now_and_then(what)
         return
     from rich import progress as rich_progress
     from rich.console import Console
@@ -210,7 +214,7 @@ def progress(what: str, *, quiet: bool = False, is_time: bool = False, kernel: A
 
     bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""))
     columns = (*(bar_columns[:2] if is_time else bar_columns), TimeRemainingColumn())
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _data_only(), rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(done: float, total: float) -> None:

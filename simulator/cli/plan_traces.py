@@ -9,7 +9,7 @@ import click
 
 from placement.errors import ConfigError
 from simulator.cli.options import OUTPUT, PRICES, SEED, seconds
-from simulator.output import data_only, emit, progress
+from simulator.output import emit, progress
 
 
 @click.command("bench")
@@ -38,7 +38,7 @@ def bench_command(what: str, instances: int, seed: int, time_s: float, clock: st
     """Plans on committed instances: value, certified gap, and the rival beside them."""
     from simulator.planning.bench import bench
 
-    with data_only(), progress("plans") as advance:
+    with progress("plans") as advance:
         rows = bench(what, instances, time_s, advance, clock=clock, first_seed=seed)
     emit("PlanBench", {"bench": what, "time_s": time_s, "rows": rows}, rows, output)
 
@@ -60,7 +60,7 @@ def fleet(trace: str, prices: Path | None, time_s: float, fill: bool, seed: int,
     from simulator.planning.peak_fleet import fleet_row, without_departures
     from simulator.traces.sources import open_trace
 
-    with data_only(), progress("planning", is_time=True) as advance:
+    with progress("planning", is_time=True) as advance:
         read = open_trace(trace)
         book = book_for(read, prices)
         patterns.warm_up()
@@ -113,7 +113,7 @@ def expect(
     from simulator.traces.sources import open_trace
 
     rows = []
-    with data_only(), progress("forecasts") as advance:
+    with progress("forecasts") as advance:
         read = open_trace(trace)
         if len(read.pods):
             until_s = until_s or int(read.pods.arrival_s.max() - read.pods.arrival_s.min())
@@ -228,7 +228,7 @@ def replay_command(
     read, ignored = within(read, list(book.shapes.values()))
     rows = []
     pairs = list(dict.fromkeys(zip(strategies, policies * (len(strategies) if len(policies) == 1 else 1), strict=True)))
-    with data_only(), progress("replays", kernel=deciding_kernel()) as advance:
+    with progress("replays", kernel=deciding_kernel()) as advance:
         for done, (strategy, policy) in enumerate(pairs, 1):
             question = Question(strategy, policy, end_s=end_s or -1, **given)
             if act is None:
