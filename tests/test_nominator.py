@@ -630,6 +630,33 @@ async def test_a_replacement_whose_node_has_filled_meanwhile_is_planned_like_any
         assert nominated(api, "new") in ("node-0000", "node-0001")
 
 
+async def test_replacements_with_one_target_are_aimed_as_far_as_they_fit_and_said_before_anything_is_patched(
+    tmp_path: Path,
+) -> None:
+    owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": True}]
+    said: list[tuple[str, str, int]] = []
+    async with cluster() as api, planning(api, tmp_path, Order()) as planner:
+        planner.nominator.on_promised = said.extend
+        for name in ("a", "b"):
+            old = pod_object(name, cpu="1", ownerReferences=owner, annotations={TARGET_ANNOTATION: "node-0002"})
+            old["spec"]["nodeName"] = "node-0000"
+            api.put("pods", old)
+        await until(lambda: len(planner.engine.ledger.pods) == 2)
+        for name in ("a", "b"):
+            api.delete("pods", name, "default")
+        await until(lambda: not planner.engine.ledger.pods)
+        for _ in range(1000):
+            api.fail_next("PATCH", "/status", 500)
+        for name in ("new-a", "new-b"):
+            api.put("pods", gated(name, "5", ownerReferences=owner))
+        await until(lambda: len(planner.engine.ledger.gated) == 2)
+        planner.obey(Order(float("inf")))
+        await until(lambda: len({uid for uid, _, _ in said}) == 2)
+        first = {uid: node for uid, node, _ in reversed(said)}
+        assert sum(node == "node-0002" for node in first.values()) == 1
+        assert not any(nominated(api, name) for name in ("new-a", "new-b"))
+
+
 async def test_no_orders_no_planning_and_the_kill_switch_frees_every_pod(tmp_path: Path) -> None:
     async with cluster() as api, planning(api, tmp_path, Order()) as planner:
         api.put("pods", gated("p"))

@@ -235,16 +235,14 @@ class Nominator:
         unheld = {unit_of(s, self.groups) for s in waiting if not (s.planned and s.planned == s.nominated)}
         finished = [s for s in waiting if unit_of(s, self.groups) not in unheld]
         await self._each(finished, self._relift)
-        rest = [s for s in waiting if s not in finished]
-        if not rest:
-            return
+        rest = [s for s in waiting if unit_of(s, self.groups) in unheld]
         for seen in rest:
             self._forget(seen.uid, "planned again")
-        single = [s for s in rest if self.groups.gang_of(s.spec) is None and s.spec.gpu is None]
-        aimed = [s for s in single if self._fits_its_target(s)]
+        aimed = {s.uid: promise for s in rest if (promise := self._aimed(s)) is not None}
         if aimed:
-            await self._each(aimed, self._aim)
-            rest = [s for s in rest if s not in aimed]
+            self.on_promised([(uid, node, devices) for uid, (_, node, devices) in aimed.items()])
+            self._deliver_soon([[promise] for promise in aimed.values()])
+            rest = [s for s in rest if s.uid not in aimed]
         pods = tuple(Pod(s.uid, f"{s.namespace}/{s.name}", self.groups.resolved(s.spec)) for s in rest)
         if not pods:
             return
@@ -264,9 +262,8 @@ class Nominator:
             "batch planned", extra={"pods": len(rest), "placed": len(plan.steps), "seconds": time.monotonic() - began}
         )
         placed = {promise.seen.uid for members in gangs for promise in members}
-        self._busy |= placed
         self._gathering.tried([seen.uid for seen in rest], placed, self.engine.ledger.clock())
-        self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
+        self._deliver_soon(gangs)
 
     def _measure(self, plan: Plan, num_pods: int) -> None:
         metrics = self.engine.metrics
@@ -316,6 +313,10 @@ class Nominator:
         batched = await self.solver.solve(problem.batch, self.settings.time_s, self.engine.settings.seed)
         return batch_plan(problem, batched, time_s=0.0)
 
+    def _deliver_soon(self, gangs: list[list[Promise]]) -> None:
+        self._busy.update(promise.seen.uid for members in gangs for promise in members)
+        self._deliveries.add(asyncio.create_task(self._deliver(gangs)))
+
     async def _deliver(self, gangs: list[list[Promise]]) -> None:
         """Some pods at a time: all nominations, those of the next ones, and then the gates of gangs that have all of theirs.
 
@@ -347,20 +348,14 @@ class Nominator:
             self._retry_s = self.engine.ledger.clock() + self.settings.window_s
         log.debug("batch delivered", extra={"pods": len(arrived), "seconds": time.monotonic() - began})
 
-    def _fits_its_target(self, seen: Seen) -> bool:
-        """Whether an applied plan wants the pod somewhere, and it could go there now."""
-        engine = self.engine
-        row = engine.state.row_of.get(engine.ledger.target_for(seen.uid, seen.spec), -1)
-        there = engine.mask(np.array([row]))
-        return row >= 0 and engine.in_force().decide(engine.state.snapshot(), seen.spec, there, 0).is_placed
-
-    async def _aim(self, seen: Seen) -> None:
-        """The replacement of a pod that an applied plan evicted goes where that plan wants it."""
-        ledger = self.engine.ledger
-        node = ledger.target_for(seen.uid, seen.spec)
-        if ledger.assume(seen.who, seen.spec, node, 0):
-            self._busy.add(seen.uid)
-            await self._deliver([[Promise(seen, node)]])
+    def _aimed(self, seen: Seen) -> Promise | None:
+        """The replacement of a pod that an applied plan evicted goes where that plan wants it, if it fits there now."""
+        engine, ledger = self.engine, self.engine.ledger
+        if self.groups.gang_of(seen.spec) is not None or not (node := ledger.target_for(seen.uid, seen.spec)):
+            return None
+        there = engine.mask(np.array([engine.state.row_of[node]]))
+        fits = engine.in_force().decide(engine.state.snapshot(), seen.spec, there, 0).is_placed
+        return Promise(seen, node) if fits and ledger.assume(seen.who, seen.spec, node, 0) else None
 
     async def _each(self, pods: Iterable[T], act: Callable[[T], Awaitable[None]]) -> None:
         listed = list(pods)
