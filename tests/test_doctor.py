@@ -17,6 +17,7 @@ from placement.errors import ConfigError
 from scheduler.cli.doctor import doctor
 from scheduler.doctor.doctor import RULES, examine, explain, rule_named, rules_markdown
 from scheduler.doctor.facts import duration_s, parse_version, read_facts
+from scheduler.doctor.live import endpoint
 from scheduler.rights import OPTIONAL, RIGHTS
 from tests.api_server import kubeconfig
 
@@ -569,6 +570,16 @@ def test_a_folder_that_lacks_certificates_is_told_before_the_walk(tmp_path: Path
     (tmp_path / "ca.crt").write_text("")
     result = CliRunner().invoke(doctor, ["--config", "x", "--live", "--certificates", str(tmp_path)])
     assert str(result.exception) == f"--certificates {tmp_path}: holds no tls.crt; give the folder of all three"
+
+
+@pytest.mark.parametrize("address", ["localhost", ":8443", "localhost:port", "localhost:99999", "::1"])
+def test_an_address_without_host_or_port_is_told_before_the_walk(address: str) -> None:
+    with pytest.raises(ConfigError, match="must be HOST:PORT"):
+        CliRunner().invoke(doctor, ["--live", "--address", address], catch_exceptions=False)
+
+
+def test_an_address_may_be_of_ipv6() -> None:
+    assert endpoint("[::1]:8443") == ("::1", 8443)
 
 
 def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path: Path) -> None:

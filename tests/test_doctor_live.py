@@ -180,6 +180,16 @@ async def test_tls_that_does_not_verify_is_said(broken: str, certificates: Any, 
         assert await codes(facts_of(folder, tmp_path, tlsConfig=wrong), address) == ["UD402"]
 
 
+async def test_a_bundle_that_names_its_authorities_in_their_own_language_is_read(
+    certificates: Any, tmp_path: Path
+) -> None:
+    folder, bundle = certificates("good"), tmp_path / "bundle.crt"
+    bundle.write_text(f"# Főtanúsítvány\n{(folder / 'ca.crt').read_text()}", encoding="utf-8")
+    tls = {"caFile": str(bundle), "certFile": str(folder / "client.crt"), "keyFile": str(folder / "client.key")}
+    async with extender(folder, tmp_path) as (_, address):
+        assert await codes(facts_of(folder, tmp_path, tlsConfig=tls), address) == []
+
+
 async def test_a_certificate_that_ends_soon_is_said(certificates: Any, tmp_path: Path) -> None:
     folder = certificates("short", 5)
     async with extender(folder, tmp_path) as (_, address):
@@ -223,7 +233,7 @@ def test_answers_that_kube_scheduler_would_not_take_are_named() -> None:
 
 def test_our_own_metrics_tell_of_age_and_loss() -> None:
     good = 'ullage_cache_age_seconds{resource="pods"} 12.5\nullage_telemetry_age_seconds nan\nullage_log_dropped_total 0.0\n'
-    good += "ullage_prediction_left_out_workloads 0.0\n"
+    good += "ullage_prediction_left_out_workloads 0.0\nhello world\n"  # what else answers there may say anything
     assert list(read_metrics(good, "p")) == []
     bad = 'ullage_cache_age_seconds{resource="pods"} 600.0\nullage_telemetry_age_seconds 9000.0\nullage_log_dropped_total 3.0\n'
     bad += "ullage_prediction_left_out_workloads 12.0\n"
@@ -316,6 +326,17 @@ async def test_rights_clock_and_reach_are_probed_at_the_api(certificates: Any, t
         found, _ = await probe(facts_of(folder, tmp_path), client, Probe(address))
         assert [code for code, _ in found] == ["UD408", "UD409", "UD410"]
         assert {r["kind"] for r in served.reviews} == {"SelfSubjectAccessReview"}
+
+
+async def test_rights_are_those_that_the_settings_need(certificates: Any, tmp_path: Path) -> None:
+    folder = certificates("good")
+    async with extender(folder, tmp_path) as (_, address), api(tmp_path) as (served, client):
+        served.denied = {"patch pods/status", "create pods/eviction"}
+        plain = facts_of(folder, tmp_path)
+        planning = replace(plain, settings=Settings(plan=PlanSettings(enabled=True)))
+        found = [await probe(facts, client, Probe(address)) for facts in (plain, planning)]
+        said = [[(code, hit.path) for code, hit in hits] for hits, _ in found]
+        assert said == [[], [("UD408", "pods/status")]]
 
 
 async def test_gangs_that_lack_pods_are_reported_where_batches_are_planned(certificates: Any, tmp_path: Path) -> None:

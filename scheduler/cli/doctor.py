@@ -22,7 +22,7 @@ from scheduler.doctor.doctor import (
     worst_first,
 )
 from scheduler.doctor.facts import KIND, Facts, read_facts
-from scheduler.doctor.live import Found, Probe, lacks, probe
+from scheduler.doctor.live import Found, Probe, endpoint, lacks, probe
 from scheduler.doctor.rules import SEVERITIES, Hit
 from scheduler.errors import ApiError
 from scheduler.settings import KubeSettings
@@ -49,7 +49,7 @@ FORMATS = ("table", "json", "yaml", "markdown")
     help="With --live: folder of ca.crt, client.crt and client.key (or tls.*).",
 )
 @click.option("--as", "account", default="", metavar="USER", help="With --live: check this account's rights.")
-@click.option("--fail-on", type=click.Choice(SEVERITIES), default="info", help="Mildest severity that exits 1.")
+@click.option("--fail-on", type=click.Choice(SEVERITIES), default="warning", help="Mildest severity that exits 1.")
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", help="Format on standard output.")
 @click.pass_context
 def doctor(
@@ -73,6 +73,8 @@ def doctor(
         raise ConfigError("nothing to examine: give --config FILE, --settings FILE, --live, or several of them")
     if certificates and (lacking := lacks(Path(certificates))):
         raise ConfigError(f"--certificates {certificates}: holds no {lacking}; give the folder of all three")
+    if address:
+        endpoint(address)
     facts = read_facts(config, settings_path, kube_version)
     if config is not None and not facts.configs:
         click.echo(
@@ -155,7 +157,7 @@ def _table(findings: list[Finding], facts: Facts) -> str:
     console = Console()
     if not console.is_terminal:
         console.width = max(100, console.width)
-    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
+    colours = {"error": "red", "warning": "yellow"}
     with console.capture() as capture:
         for finding in findings:
             shade = colours[finding.severity]
@@ -165,9 +167,6 @@ def _table(findings: list[Finding], facts: Facts) -> str:
             words = f"{escape(finding.message)}\n[dim]→ {escape(finding.fix)}[/dim]"
             console.print(Padding(words, (0, 0, 1, 4)), highlight=False)
     summary = to_dict(findings, facts)["summary"]
-    plural = {"error": "errors", "warning": "warnings"}
-    tail = ", ".join(
-        f"{summary[s]} {s if summary[s] == 1 else plural.get(s, s)}" for s in reversed(SEVERITIES) if summary[s]
-    )
+    tail = ", ".join(f"{summary[s]} {s}{'s' * (summary[s] != 1)}" for s in reversed(SEVERITIES) if summary[s])
     shown = "\n".join(line.rstrip() for line in capture.get().splitlines())
     return f"{shown}\n{tail} ({looked}). More on a code: ullage doctor explain CODE\n"

@@ -34,7 +34,6 @@ EXTENDER_KEYS = (
 TLS_KEYS = ("insecure", "serverName", "certFile", "keyFile", "caFile", "certData", "keyData", "caData")
 VERBS = {"filterVerb": "filter", "prioritizeVerb": "prioritize", "preemptVerb": "preempt", "bindVerb": "bind"}
 """Our verbs by the stanza's fields."""
-NATIVE = ("cpu", "memory", "ephemeral-storage", "pods", "storage")
 
 
 def _api_version(facts: Facts) -> Iterator[Hit]:
@@ -221,7 +220,7 @@ def _not_extended(facts: Facts) -> Iterator[Hit]:
     for stanza in facts.stanzas:
         for i, name in enumerate(stanza.resources):
             prefix = name.partition("/")[0]
-            is_native = name in NATIVE or "/" not in name or prefix.endswith("kubernetes.io")
+            is_native = "/" not in name or prefix.endswith("kubernetes.io")
             if is_native or name.startswith("requests."):
                 yield Hit(f"{stanza.path}.managedResources[{i}].name", f"{name!r} is no extended resource")
 

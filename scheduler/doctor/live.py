@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from placement import objects
-from placement.errors import why
+from placement.errors import ConfigError, why
 from placement.marks import why_waits
 from placement.resources import PLAN_GATE
 from placement.specs import gang_besides_labels
@@ -34,7 +35,7 @@ from scheduler.doctor.facts import DEFAULT_SCHEDULER, Facts, Stanza, Table, list
 from scheduler.doctor.manifests import UNGUARDED, gives_shares, why_unguarded
 from scheduler.doctor.rules import ERROR, WARNING, Hit, Rule
 from scheduler.errors import ApiError
-from scheduler.rights import RIGHTS
+from scheduler.rights import needed
 from scheduler.settings import OLD_VIEW_S, Settings
 
 if TYPE_CHECKING:
@@ -205,8 +206,7 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
         try:
             version = msgspec.json.decode(await client.call("GET", "/version", timeout_s=10))
             facts = replace(facts, kube_version=parse_version(f"{version['major']}.{version['minor']}"))
-            lease = (facts.settings or Settings()).lease
-            found += await rights(client, options.account, (lease.namespace, lease.name))
+            found += await rights(client, options.account, facts.settings)
             found += await skew(client)
             question = await _unless_forbidden(real_question(client), None)
             found += await _unless_forbidden(neighbours(client, facts), [])
@@ -304,8 +304,7 @@ def _connection(stanza: Stanza, address: str) -> _Connection:
     url = stanza.url
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     if address:
-        given, _, number = address.rpartition(":")
-        host, port = given or host, int(number) if number.isdigit() else port
+        host, port = endpoint(address)
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -331,9 +330,27 @@ def _connection(stanza: Stanza, address: str) -> _Connection:
     return _Connection(raw, connect)
 
 
+def endpoint(address: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``, or of ``[IPv6]:PORT``.
+
+    Raises
+    ------
+    ConfigError : it is neither.
+    """
+    try:
+        found = urlsplit(f"//{address}")
+        host, port = found.hostname, found.port
+    except ValueError:
+        host = port = None
+    if not host or port is None:
+        raise ConfigError(f"--address {address}: must be HOST:PORT, such as localhost:8443")
+    return host, port
+
+
 def client_context(tls: Table) -> ssl.SSLContext:
     """TLS as kube-scheduler would set it up from ``tlsConfig`` (files or inline data)."""
     data, certificate, key = (_pem(tls, what) for what in ("ca", "cert", "key"))
+    data = data.encode("ascii", "ignore").decode()  # bundles name their authorities between them, in any language
     try:
         context = ssl.create_default_context(cadata=data) if data else ssl.create_default_context()
     except ssl.SSLError as error:
@@ -433,7 +450,7 @@ def _own_metrics(connection: _Connection, path: str) -> Iterator[Found]:
 
 def read_metrics(text: str, path: str) -> Iterator[Found]:
     """Ages and losses that Ullage itself reports."""
-    values = dict(re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", text, re.M))
+    values = dict(re.findall(r"^(ullage_\w+(?:\{[^}]*\})?) (\S+)$", text, re.M))
     for name, value in values.items():
         number = float(value)
         if name.startswith("ullage_cache_age_seconds{") and OLD_VIEW_S < number < float("inf"):
@@ -462,12 +479,13 @@ async def real_question(client: KubeClient) -> Table | None:
     return {"Pod": pods[0], "Nodes": None, "NodeNames": [n["metadata"]["name"] for n in nodes]}
 
 
-async def rights(client: KubeClient, account: str, lease: tuple[str, str] = ("ullage-system", "ullage")) -> list[Found]:
-    """Rights that are missing, and a few that should be. ``lease`` is its namespace and name."""
+async def rights(client: KubeClient, account: str, settings: Settings | None) -> list[Found]:
+    """Rights that are missing of those that these settings need, and a few that should be."""
     found: list[Found] = []
-    for right in RIGHTS:
+    lease = (settings or Settings()).lease
+    for right in needed(settings):
         for verb in right.verbs:
-            where = (lease[0], "" if verb == "create" else lease[1]) if right.is_local else ("", "")
+            where = (lease.namespace, "" if verb == "create" else lease.name) if right.is_local else ("", "")
             if not await may(client, account, (right.group, right.resource, verb), where):
                 group = f"{right.group}/" if right.group else ""
                 found.append(("UD408", Hit(f"{group}{right.resource}", f"{verb} is not allowed: {right.reason}")))

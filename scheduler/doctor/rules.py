@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from scheduler.doctor.facts import Facts
 
-ERROR, WARNING, INFO = "error", "warning", "info"
-SEVERITIES = (INFO, WARNING, ERROR)
+ERROR, WARNING = "error", "warning"
+SEVERITIES = (WARNING, ERROR)
 """Mildest first."""
 
 
