@@ -42,10 +42,14 @@ def said(rungs: Rungs, cpu: list[int], memory: list[int], *, judges: bool = Fals
     return found
 
 
-def test_a_rule_says_as_much_as_its_scale_and_nothing_of_other_resources() -> None:
+@pytest.mark.parametrize(("most", "wanted"), [(1000, 1500), (3600, 4000), (4400, 4400)])
+def test_a_rule_says_as_much_as_its_scale_up_to_the_request_and_nothing_of_other_resources(
+    most: int, wanted: int
+) -> None:
+    """As where it was tuned; who used more than he asked for is said to use as much."""
     rule = HistoryPredictor(TARGET, {CPU: ("max7d", 1.5)})
-    found = said(Rungs(((HISTORY, rule),), TARGET), [1000] * 2 * DAY, [GIB] * 2 * DAY)
-    assert found.of[CPU].uppers == {HISTORY: pytest.approx(1500)}
+    found = said(Rungs(((HISTORY, rule),), TARGET), [most] * 2 * DAY, [GIB] * 2 * DAY)
+    assert found.of[CPU].uppers == {HISTORY: pytest.approx(wanted)}
     assert found.of[MEMORY].uppers == {}
 
 

@@ -136,7 +136,7 @@ class HistoryPredictor:
         if resource not in self.names:
             return None
         name, scale = self.names[resource]
-        return forecast(name, batch.past[resource], self.target) * np.float32(scale)
+        return np.minimum(forecast(name, batch.past[resource], self.target) * np.float32(scale), np.float32(1))
 
 
 Models = Mapping[str, Sequence[boosted.QuantileModel]]
