@@ -94,6 +94,10 @@ def test_packed_sizes_for_the_node_and_asks_for_less_where_peaks_do_not_coincide
         Recording("r", nodes, pods[:1]), PLAIN, Rungs.of_history(Target(24)), RightsizePolicy(), sizer="packed"
     )
     assert young.scale > 0
+    hardly = replace(pods[0], memory_bytes=np.where(np.arange(12 * DAY) < 12 * DAY - 3, -1, GIB))
+    told = advise(Recording("r", nodes, (hardly, *pods[1:])), PLAIN, rungs, RightsizePolicy(), sizer="packed")
+    (one,) = (r for r in told.recommendations if r.workload == "shop/StatefulSet/w0")
+    assert (one.new_cpu < one.cpu, one.new_memory) == (True, 8 * GIB), "a quarter of an hour tells nothing of memory"
     nowhere = advise(Recording("r", nodes[1:], pods), PLAIN, rungs, RightsizePolicy(), sizer="packed")
     assert {r.why_kept for r in nowhere.recommendations} == {"no prediction that is trusted"}
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from placement.knowledge import Forecast, Forecasts
-from placement.learning.prediction import percentiles
-from placement.learning.usage import SingleArray
-from placement.resources import FloatArray, IntArray
+from placement.learning.prediction import LEAST, percentiles
+from placement.learning.usage import MOST_USED, SingleArray
+from placement.resources import MEMORY, FloatArray, IntArray
 
 SCALES = tuple(float(x) for x in np.round(np.geomspace(0.3, 4.0, 20), 3))
 AIM = 0.4
@@ -29,7 +29,10 @@ DAYS = 7
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of each workload ``(W,)``: what CPU is scaled from, the least of it, and memory; millicores and bytes."""
+    """Of each workload ``(W,)``: what CPU is scaled from, the least of it, and memory; millicores and bytes.
+
+    Memory that was measured for less than a day is more than any request, which therefore stays.
+    """
 
     cpu: FloatArray
     least_cpu: FloatArray
@@ -37,10 +40,12 @@ class Sizes:
 
     @classmethod
     def of(cls, pasts: SingleArray, *, percentile: float, memory_margin: float) -> Sizes:
-        """From ``(W, 2, T)`` samples with at least one of each in every row."""
+        """From ``(W, 2, T)`` samples with at least one of CPU in every row."""
         least: FloatArray = np.asarray(np.nanmean(pasts[:, 0], axis=1, dtype=np.float64))
-        memory = np.nanmax(np.nan_to_num(pasts[:, 1]), axis=1).astype(np.float64)
-        return cls(percentiles(pasts[:, 0], percentile), least, memory_margin * memory)
+        largest = np.nan_to_num(pasts[:, 1]).max(axis=1).astype(np.float64)
+        is_known = np.isfinite(pasts[:, 1]).sum(axis=1) >= LEAST
+        memory = np.where(is_known, memory_margin * largest, MOST_USED[MEMORY])
+        return cls(percentiles(pasts[:, 0], percentile), least, memory)
 
     def scaled(self, scale: float) -> tuple[IntArray, IntArray]:
         """CPU and memory of each workload's pods, rounded up."""
