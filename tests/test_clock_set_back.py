@@ -31,7 +31,7 @@ def test_a_sample_of_1970_begins_no_history() -> None:
     assert history.add(NOW, cpu_millicores=1, now_s=NOW)
     snapshot = history.snapshot()
     assert snapshot is not None
-    assert snapshot.age_s == STEP_S
+    assert snapshot.first_s == snapshot.end_s
     assert history.refused == 1
 
 

@@ -12,7 +12,7 @@ from placement.errors import ConfigError, ModelError
 from placement.knowledge import AGES_S
 from placement.learning.drift import LEAST
 from placement.learning.lifetime_history import NUM_HAZARDS, Kin, LifeHistory, feature_names
-from placement.learning.lineage import LIMITS_S, NUM_CLASSES, Lineage, Prospect, class_of
+from placement.learning.lineage import LIMITS_S, NUM_CLASSES, Lineage, class_of
 from placement.pods import PodSpec
 from simulator.learning.lifetime_classes import known_at
 from simulator.learning.lifetime_scores import at_age, concordance
@@ -37,11 +37,6 @@ def test_what_was_outlived_is_ruled_out_and_the_rest_keeps_its_odds(raw: list[fl
     assert [share == 0 for share in later.tolist()] == outlived
     left = np.flatnonzero(~np.array(outlived))
     assert later[left] / later[left[-1]] == pytest.approx(shares[0, left] / shares[0, left[-1]])
-
-
-def test_something_that_is_no_distribution_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no distribution over 4 classes"):
-        Prospect((0.5, 0.5))
 
 
 def test_a_lineage_tells_of_ended_and_running_kin() -> None:
@@ -70,7 +65,7 @@ def test_rules_speak_of_the_most_particular_key_that_has_an_ended_pod() -> None:
     own, other = lineage.rule("last", ("a", "x"), 600), lineage.rule("majority", ("b", "x"), 600)
     assert own is not None
     assert other is not None
-    assert np.argmax(own.probabilities) == np.argmax(other.probabilities) == 0
+    assert np.argmax(own) == np.argmax(other) == 0
     assert lineage.rule("last", ("b", "y"), 600) is None
 
 

@@ -56,9 +56,9 @@ def request(past: Past, target: Target) -> SingleArray:
     return np.ones((len(past.share), len(past.origins)), np.float32)
 
 
-def borg_phi(past: Past, target: Target, *, phi: float = 0.9) -> SingleArray:
+def borg_phi(past: Past, target: Target) -> SingleArray:
     """A fixed share of the request (Borg's default, φ = 0.9)."""
-    return np.full((len(past.share), len(past.origins)), phi, np.float32)
+    return np.full((len(past.share), len(past.origins)), 0.9, np.float32)
 
 
 def last(past: Past, target: Target) -> SingleArray:
@@ -164,18 +164,17 @@ SLOT_H = 4
 """Length of Coach's windows of the day."""
 
 
-def coach(past: Past, target: Target, *, slot_h: int = SLOT_H, days: int = 7) -> SingleArray:
+def coach(past: Past, target: Target) -> SingleArray:
     """Coach: the largest, over a week, of each 4 h window of the day that the target touches."""
-    table = past.statistic(slot_h, target.statistic)
-    hour_of_day = (past.end_s // 3600) % 24
-    into = (hour_of_day % slot_h).astype(np.int64)
-    slots = [k * slot_h - into for k in range((target.horizon_h + slot_h - 1) // slot_h + 1)]
+    table = past.statistic(SLOT_H, target.statistic)
+    into = past.end_s // 3600 % SLOT_H
+    slots = [k * SLOT_H - into for k in range((target.horizon_h + SLOT_H - 1) // SLOT_H + 1)]
     out = np.full((len(table), len(past.hours)), -np.inf, np.float32)
     for slot in slots:
         touched = slot < target.horizon_h
-        for day in range(1, days + 1):
+        for day in range(1, 8):
             at = past.hours + slot - 24 * day
-            known = touched & (at >= 0) & (at + slot_h <= past.hours)
+            known = touched & (at >= 0) & (at + SLOT_H <= past.hours)
             out[:, known] = np.fmax(out[:, known], table[:, at[known]])
     return np.where(np.isfinite(out), out, np.float32(np.nan))
 

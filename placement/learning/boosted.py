@@ -115,7 +115,7 @@ class QuantileModel:
     @property
     def rounds(self) -> int:
         """Trees that a forecast adds up."""
-        return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees())
+        return int(self.booster.num_trees())
 
     def reads(self, names: Collection[str]) -> bool:
         """Whether a tree looks at one of these features."""
@@ -266,12 +266,12 @@ class HazardTrees:
     @property
     def text(self) -> str:
         """What a file holds."""
-        return str(self.booster.model_to_string(num_iteration=self.booster.best_iteration or -1))
+        return str(self.booster.model_to_string())
 
     @property
     def rounds(self) -> int:
         """Trees that an answer adds up."""
-        return int(self.booster.best_iteration if self.booster.best_iteration > 0 else self.booster.num_trees())
+        return int(self.booster.num_trees())
 
     def scores(self, rows: SingleArray) -> FloatArray:
         """(S,) what is added to the rule's log-odds, for (S, F) rows.
@@ -373,7 +373,7 @@ def _entries(models: Sequence[QuantileModel], prefix: str, files: dict[str, str]
     """What the card says of models, whose texts are added to ``files``."""
     entries: list[dict[str, object]] = []
     for model in models:
-        text = model.booster.model_to_string(num_iteration=model.booster.best_iteration or -1)
+        text = model.booster.model_to_string()
         files[f"{prefix}{model.name}.txt"] = text
         entries.append(
             {

@@ -2,8 +2,7 @@
 
 A pod's owner (ReplicaSet, Job, application, deployment batch) is the one thing that says anything about its
 lifetime. :class:`Lineage` keeps, per owner and per coarser kin, what is known *now*: lifetimes of those that ended,
-ages of those that still run. :class:`Prospect` is the answer of a simple rule: a distribution over the four classes of
-lifetime of Resource Central (SOSP'17).
+ages of those that still run. Simple rules answer with shares of the four classes of lifetime of Resource Central (SOSP'17).
 The features of :mod:`placement.learning.lifetime_history`, and so of the models of ``ullage train``, are those of a lineage.
 """
 
@@ -35,17 +34,6 @@ BURST_S = 60
 def class_of(lifetime_s: float) -> int:
     """Class of a lifetime."""
     return next((i for i, limit in enumerate(LIMITS_S) if lifetime_s <= limit), NUM_CLASSES - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """Probabilities of the classes for a pod that arrives."""
-
-    probabilities: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.probabilities) != NUM_CLASSES or min(self.probabilities) < 0 or sum(self.probabilities) <= 0:
-            raise ConfigError(f"{self.probabilities} is no distribution over {NUM_CLASSES} classes of lifetime")
 
 
 @dataclass
@@ -170,14 +158,15 @@ class Lineage:
         """What is known of a key, at a level of :attr:`keys`; none of its pods may run."""
         self._kin.forget(level, value)
 
-    def rule(self, name: str, values: Sequence[Hashable], now_s: float) -> Prospect | None:
-        """A simple rule on the most particular key that has an ended pod: ``last``, ``majority`` or ``mean``.
+    def rule(self, name: str, values: Sequence[Hashable], now_s: float) -> tuple[float, ...] | None:
+        """Shares of the classes by a simple rule on the most particular key that has an ended pod: ``last``, ``majority`` or
+        ``mean``.
 
         ``survival`` is Kaplan and Meier's estimate over the latest arrivals, running ones included.
         """
         for kin in self._kin.find_each(values):
             if kin is not None and kin.ended:
-                return Prospect(_survival_rule(kin, now_s) if name == "survival" else _rule(name, kin))
+                return _survival_rule(kin, now_s) if name == "survival" else _rule(name, kin)
         return None
 
 

@@ -71,9 +71,6 @@ class Batch:
     """Resource → ``(N, T)`` shares of :attr:`scale`, with the origins that are asked about."""
     scale: Mapping[str, FloatArray]
     """Resource → ``(N,)`` millicores or bytes that a share of 1 stands for."""
-    cores: FloatArray
-    memory_gib: FloatArray
-    """``(N,)`` requests; NaN where memory is not asked for."""
     asked: Mapping[str, IntArray]
     """Resource → ``(N,)`` requests in the ledger's unit, 0 where none."""
     kin: SingleArray
@@ -217,7 +214,8 @@ class ModelPredictor:
         """``(N, O, F)`` features."""
         other = batch.past.get(MEMORY if resource == CPU else CPU)
         kin = batch.kin[:, :, LEARNED.index(resource)] if self.reads_kin else None
-        context = Context(batch.cores, batch.memory_gib, other, kin=kin)
+        asked = {name: np.where(amounts > 0, amounts, np.nan) for name, amounts in batch.asked.items()}
+        context = Context(asked[CPU] / 1000, asked[MEMORY] / 2**30, other, kin=kin)
         return np.asarray(featurize(batch.past[resource], self.target, context).values, np.float32)
 
 
@@ -446,13 +444,11 @@ def batch_of(questions: Sequence[Question], steps: int) -> Batch:
         # Histograms have absolute buckets: in cores and bytes, as in training.
         past[resource] = Past(share, np.array([steps]), unit / (1000 if resource == CPU else 1), resource, start)
         scale[resource], every[resource] = unit, asked
-    cores = np.array([q.requested.get(CPU, 1000) / 1000 for q in questions])
-    memory = np.array([q.requested[MEMORY] / 2**30 if MEMORY in q.requested else np.nan for q in questions])
     kin = np.full((len(questions), 1, len(LEARNED), len(KIN)), np.nan, np.float32)
     for told, question in zip(kin, questions, strict=True):
         if question.kin is not None:
             told[0] = question.kin[0]
-    return Batch(past, scale, cores, memory, every, kin)
+    return Batch(past, scale, every, kin)
 
 
 def _stand(rungs: Rungs, questions: Sequence[Question], days: int) -> list[Answers]:
@@ -599,7 +595,7 @@ def _moments_h(predictor: Predictor, target: Target) -> Sequence[int]:
 
 def _ratios(rungs: Rungs, batch: Batch, told: SingleArray, end_s: int, is_new: BoolArray) -> list[tuple[Ratio, ...]]:
     """How every rung would have done at past moments, by workload."""
-    found: list[list[Ratio]] = [[] for _ in batch.cores]
+    found: list[list[Ratio]] = [[] for _ in is_new]
     for name, predictor in rungs.predictors:
         steps = batch.past[CPU].share.shape[1]
         hours = [h for h in _moments_h(predictor, rungs.target) if h * HOUR < steps][::-1]

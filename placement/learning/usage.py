@@ -118,18 +118,13 @@ class PastUsage:
     """One workload's recorded past at one moment; arrays are read-only.
 
     ``samples[resource]`` is ``(S,)`` int64 in millicores or bytes, oldest first, ``-1`` where nothing came;
-    the last sample ends at ``end_s``.
+    the first sample that was ever seen ends at ``first_s``, the last at ``end_s``.
     """
 
     workload: str
     end_s: int
     first_s: int
     samples: Mapping[str, IntArray]
-
-    @property
-    def age_s(self) -> int:
-        """Seconds of history, from the first sample ever seen."""
-        return self.end_s - self.first_s + STEP_S
 
 
 class UsageHistory:

@@ -29,10 +29,7 @@ def answers(
 ) -> Answers:
     """Every rule's, of a pod of an age whose keys have ``values``, from what is known at ``now_s``."""
     found: Answers = {name: bursts.survival(values, now_s, window, age_s) for name, window in WINDOWS.items()}
-    for name in OF_LINEAGE:
-        prospect = lineage.rule(name, values, now_s)
-        found[name] = None if prospect is None else prospect.probabilities
-    return found
+    return found | {name: lineage.rule(name, values, now_s) for name in OF_LINEAGE}
 
 
 @dataclass

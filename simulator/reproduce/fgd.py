@@ -20,7 +20,6 @@ import polars as pl
 
 from placement.errors import ConfigError, why
 from placement.knowledge import Knowledge, Workload
-from placement.log import NODE_ADDED, POD_BOUND
 from placement.prices import device_prices
 from placement.resources import GPU_SHARE, FloatArray
 from placement.strategies import STRATEGIES
@@ -387,6 +386,3 @@ def _random_difference(
             if theirs:
                 worst = max(worst, abs(_mean(done, variant, "random", point) - float(np.mean(theirs))))
     return round(worst, 3)
-
-
-__all__ = ["NODE_ADDED", "POD_BOUND", "Protocol", "curves", "experiment", "published", "run", "variants"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from placement.learning.lifetime_history import NUM_HAZARDS
-from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, Prospect, class_of
+from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, class_of
 from placement.learning.survival import class_shares
 from placement.resources import BoolArray, FloatArray, IntArray
 from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
@@ -101,14 +101,14 @@ def stream(
             bursts.end(values[j], float(pods.arrival_s[j]), end)
             ended_shares[class_of(end - float(pods.arrival_s[j]))] += 1
         if is_told[i]:
-            population = Prospect(tuple(everyone[len(kept)]))
+            population = tuple(everyone[len(kept)])
             kept.append(i)
             is_new.append(values[i][0] not in met)
             if values[i] not in told:
                 told[values[i]] = answers(lineage, bursts, values[i], now)
             for name, said in told[values[i]].items():
-                rules[name].append(said or population.probabilities)
-            rules["population"].append(population.probabilities)
+                rules[name].append(said or population)
+            rules["population"].append(population)
             rules["ended"].append(tuple(float(x) for x in ended_shares / ended_shares.sum()))
         pending.append(i)
         if pods.departure_s[i] != NEVER:
