@@ -7,9 +7,10 @@ import pytest
 
 from placement.learning import windows
 from placement.learning.baselines import BASELINES, PEAK, Target, forecast, forecasts
-from placement.learning.features import Context, FeatureSchema, cluster_context, featurize, schema_of
+from placement.learning.features import Context, FeatureSchema, featurize, schema_of, side_by_side
 from placement.learning.usage import DAY, HOUR
 from placement.learning.windows import P95, Past
+from simulator.learning.forecast_samples import cluster_features
 
 RNG = np.random.default_rng(8)
 SHARE = np.clip(RNG.gamma(0.4, 0.3, (3, 31 * DAY)), 0, 1).astype(np.float32)
@@ -17,9 +18,8 @@ SHARE[1, RNG.random(31 * DAY) < 0.05] = np.nan
 
 
 def context(past: Past, num: int = 3) -> Context:
-    mean, bursting = cluster_context(past)
     other = Past(past.share[::-1].copy(), past.origins, np.ones(num))
-    return Context(np.full(num, 2.0), np.full(num, 4.0), other, mean, bursting)
+    return Context(np.full(num, 2.0), np.full(num, 4.0), other)
 
 
 @pytest.mark.parametrize("target", [Target(1, PEAK), Target(6, P95), Target(24, PEAK)])
@@ -31,7 +31,7 @@ def test_no_feature_reads_a_sample_at_or_after_its_origin(target: Target, origin
     tables = []
     for share in (SHARE, changed):
         past = Past(share, origins, np.ones(3))
-        tables.append(featurize(past, target, context(past)).values)
+        tables.append(side_by_side(featurize(past, target, context(past)), cluster_features(past)).values)
     np.testing.assert_array_equal(tables[0], tables[1])
 
 

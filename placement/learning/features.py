@@ -26,8 +26,6 @@ MAX_HOURS = (3, 6, 12, 24, 48, 72, 168, 336, 672)
 MEAN_HOURS = (3, 6, 12, 24, 72, 168, 336, 672)
 DEVIATION_HOURS = (3, 10, 24, 72, 168, 672)
 LAG_HOURS = 6
-TINY = 1e-4
-"""Shares below this are measurement noise; ratios are taken against at least this much."""
 
 NOT_SHARES = (
     "hours_above",
@@ -77,16 +75,13 @@ class Context:
     """What a forecast may know beside the workload's own series of one resource.
 
     ``other`` is the same workloads' past in the other resource (None when it is not measured); ``cores`` and
-    ``memory_gib`` are (N,) requests; ``cluster`` is the cluster's mean share by hour, ``(B,)`` on the blocks of
-    the past, and ``bursting`` the share of workloads above half of their weekly maximum; ``kin`` is (N, O, K), what
-    :mod:`placement.learning.kin` tells. What is not known becomes NaN, so the schema is the same everywhere.
+    ``memory_gib`` are (N,) requests; ``kin`` is (N, O, K), what :mod:`placement.learning.kin` tells. What is not known
+    becomes NaN, so the schema is the same everywhere.
     """
 
     cores: FloatArray
     memory_gib: FloatArray
     other: Past | None = None
-    cluster: SingleArray | None = None
-    bursting: SingleArray | None = None
     kin: SingleArray | None = None
 
     def of(self, rows: slice) -> Context:
@@ -106,16 +101,6 @@ class FeatureTable:
 
     schema: FeatureSchema
     values: SingleArray = field(repr=False)
-
-
-def cluster_context(past: Past) -> tuple[SingleArray, SingleArray]:
-    """((B,), (B,)) mean share of all workloads by hour, and the share of them that burst in that hour."""
-    with np.errstate(all="ignore"):
-        mean = np.nansum(past.hour_sum, axis=0) / np.maximum(past.hour_count.sum(axis=0), 1)
-    week = trailing_max(past.hour_max, 168)
-    burst = (past.hour_max > 0.5 * week) & (past.hour_max > 10 * TINY)
-    present = np.maximum(np.isfinite(past.hour_max).sum(axis=0), 1)
-    return mean.astype(np.float32), (burst.sum(axis=0) / present).astype(np.float32)
 
 
 def featurize(past: Past, target: Target, context: Context) -> FeatureTable:
@@ -262,12 +247,6 @@ def _near(past: Past, context: Context) -> Iterator[Table]:
     yield "other_mean_24h", mean
     yield "other_deviation_24h", deviation
     yield "other_max_7d", past.before(trailing_max(other.hour_max, 168)) if other is not None else nothing
-    for name, series in (("cluster_mean", context.cluster), ("cluster_burst", context.bursting)):
-        row = series[None, :] if series is not None else None
-        yield f"{name}_1h", past.before(row) if row is not None else nothing
-        yield f"{name}_24h", past.before(trailing_sum(row.astype(float), 24) / 24) if row is not None else nothing
-        yield f"{name}_day_ago", past.before(row, 24) if row is not None else nothing
-        yield f"{name}_week_ago", past.before(row, 168) if row is not None else nothing
 
 
 def _windows(past: Past, target: Target) -> Iterator[Table]:

@@ -18,7 +18,6 @@ from placement.learning.features import (
     Context,
     FeatureSchema,
     FeatureTable,
-    cluster_context,
     common_features,
     kin_features,
     side_by_side,
@@ -26,7 +25,7 @@ from placement.learning.features import (
 )
 from placement.learning.kin import LAG_H, codes_of, from_kin, own_facts, standing
 from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
-from placement.learning.windows import Past
+from placement.learning.windows import Past, trailing_max, trailing_sum
 from placement.resources import CPU, MEMORY, AnyArray, BoolArray, FloatArray, IntArray
 
 MIN_RECORDED = 0.5
@@ -36,6 +35,8 @@ STRIDE_H = 5
 """Forecasts are judged every five hours: coprime with 24, so that every hour of the day is met."""
 
 
+LEAST_BURST = 1e-3
+"""Shares below this are noise."""
 AT_ONCE = 4096
 """Rows that are gathered before the next table: they stay in the cache."""
 
@@ -141,7 +142,7 @@ class Recording:
     def __init__(self, series: UsageSeries, origins: IntArray, *, as_live: bool = False) -> None:
         self.series = series
         self.as_live = as_live
-        """As a row is served: without the cluster's mean, with what its kin tell; and without a clock that only this
+        """As a row is served: without what the cluster does, with what its kin tell; and without a clock that only this
         recording has."""
         self.origins = origins
         self.shares = {r: np.minimum(series.share(r), np.float32(1)) for r in series.usage}
@@ -161,11 +162,10 @@ class Recording:
         return np.ones(len(self.series.workloads)) if given is None else given
 
     def context(self, resource: str) -> Context:
-        """Neighbours of a resource: the other one, the requests, the cluster."""
+        """Neighbours of a resource: the other one, the requests."""
         other = MEMORY if resource == CPU else CPU
         memory = self.series.provisioned.get(MEMORY, np.full(len(self.series.workloads), np.nan))
-        mean, bursting = cluster_context(self.pasts[resource]) if not self.as_live else (None, None)
-        return Context(self.cores, memory / 2**30, self.pasts.get(other), mean, bursting)
+        return Context(self.cores, memory / 2**30, self.pasts.get(other))
 
     def common(self, resource: str) -> FeatureTable:
         """Features shared by all targets of a resource, cached."""
@@ -192,10 +192,8 @@ class Recording:
     def samples(self, resource: str, target: Target, *, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
         past = self.pasts[resource]
-        common = self.common(resource)
-        tables = [common, target_features(past, target)]
-        if self.as_live:
-            tables.append(self.kin(resource, target))
+        common, own = self.common(resource), target_features(past, target)
+        tables = [common, own, self.kin(resource, target)] if self.as_live else [common, cluster_features(past), own]
         truth = oracle(past, target)
         recorded = common.values[:, :, common.schema.names.index("recorded_24h")]
         possible = np.minimum(self.origins / DAY, 1)[None, :]
@@ -233,6 +231,23 @@ class Recording:
 
     def _is_known(self, resource: str, name: str, hours: IntArray) -> bool:
         return (resource, name) in self._baselines and bool(np.isin(hours, self._baselines[resource, name][0]).all())
+
+
+def cluster_features(past: Past) -> FeatureTable:
+    """(N, O, 8) what all workloads did together, the same for each: their mean share, and the share of them that burst (above
+    half of their week's maximum), in the hour before each origin, the day before it, and an hour a day and a week ago."""
+    mean = past.hour_sum.sum(axis=0) / np.maximum(past.hour_count.sum(axis=0), 1)
+    is_burst = (past.hour_max > 0.5 * trailing_max(past.hour_max, 168)) & (past.hour_max > LEAST_BURST)
+    burst = is_burst.sum(axis=0) / np.maximum(np.isfinite(past.hour_max).sum(axis=0), 1)
+    columns = {}
+    for name, by_hour in (("cluster_mean", mean), ("cluster_burst", burst)):
+        row = by_hour[None].astype(np.float32)
+        columns[f"{name}_1h"] = past.before(row)
+        columns[f"{name}_24h"] = past.before(trailing_sum(row.astype(float), 24) / 24)
+        columns[f"{name}_day_ago"] = past.before(row, 24)
+        columns[f"{name}_week_ago"] = past.before(row, 168)
+    values = np.stack([column[0] for column in columns.values()], axis=1)
+    return FeatureTable(FeatureSchema(tuple(columns)), np.tile(values, (len(past.share), 1, 1)))
 
 
 def draw(importance: FloatArray, most: int, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
