@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -66,6 +66,9 @@ _DETAILS: dict[str, type] = {
     log.NAMESPACE: NamespaceSpec,
     log.KNOWLEDGE: Knowledge,
 }
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_EVENT = tuple[Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)], str, str, str, _Number, Any]
+_ASKED = tuple[str, int, _Number, str | list[str] | None]
 
 
 class LineWriter:
@@ -246,8 +249,8 @@ class LineReader:
             if not line.endswith(b"\n"):
                 return
             try:
-                value = msgspec.json.decode(line)
-                if not isinstance(value, list):
+                value = msgspec.json.decode(line, type=list[Any] | dict[str, Any])
+                if isinstance(value, dict):
                     found = self._mark(value, source)
                 elif self._checkpoint is not None:
                     self._checkpoint.append(self._event(value))
@@ -255,7 +258,7 @@ class LineReader:
                 else:
                     found = [self._event(value)]
                     self._follow_rows(found[0])
-            except (*UNREADABLE, KeyError, IndexError, ValueError, TypeError) as error:
+            except (*UNREADABLE, KeyError, IndexError, OverflowError, ValueError, TypeError) as error:
                 raise ConfigError(
                     f"log {source}, line {number}: damaged ({error}); use another copy of the file"
                 ) from error
@@ -298,13 +301,17 @@ class LineReader:
         return found
 
     def _event(self, value: list[Any]) -> Event:
-        time_s, kind, subject, node, devices, detail = value
+        time_s, kind, subject, node, devices, detail = msgspec.convert(value, _EVENT)
         if kind == log.DECISION:
-            strategy, spec, draw, offered = detail
+            strategy, spec, draw, offered = msgspec.convert(detail, _ASKED)
             detail = Asked(strategy, self._specs[spec], draw, self._candidates(offered))
-        elif detail is not None and kind in (log.POD_ASSUMED, log.POD_BOUND, log.POD_FOUND, log.POD_UPDATED):
+        elif kind in (log.POD_ASSUMED, log.POD_FOUND, log.POD_UPDATED) or (
+            kind == log.POD_BOUND and detail is not None
+        ):
             detail = self._specs[detail]
-        elif detail is not None:
+            if devices and detail.gpu is None:
+                raise ValueError("devices of a pod that asks for none")
+        elif detail is not None or kind in _DETAILS:
             detail = msgspec.convert(detail, _DETAILS[kind], dec_hook=_rich)
         return Event(time_s, kind, subject, node, devices, detail)
 

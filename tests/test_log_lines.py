@@ -176,6 +176,27 @@ def test_knowledge_survives_the_disk_with_its_digest() -> None:
     assert event.detail.digest == knowledge.digest
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"text"',
+        '[0, "node_added", "n", "", 0, null]',
+        '[0, "namespace", ["n"], "", 0, {"name": "n"}]',
+        '[0, "pod_bound", "u", "n", 1, 0]',
+        '[0, "pod_bound", "u", "n", -1, 0]',
+        '[0, "pod_assumed", "u", "n", 0, null]',
+        '[0, "decision", "u", "n", 0, [{}, 0, 0, null]]',
+        '[0, "decision", "u", "n", 0, ["s", 0, "", null]]',
+        f'[0, "knowledge", "k", "", 0, {{"prices": {{"groups": [["", 0, 0]], "worth": [[{2**64}]]}}}}]',
+    ],
+)
+def test_what_no_writer_wrote_is_damage(line: str) -> None:
+    writer = LineWriter()
+    lines = [writer.header(), writer.mark(**{"spec": 0, "is": SPECS[0]}), line.encode() + b"\n"]
+    with pytest.raises(ConfigError, match="line 3: damaged"):
+        list(LineReader().events(lines, "memory"))
+
+
 def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_named() -> None:
     writer = LineWriter()
     lines = [writer.header(), writer.event(Event(0, log.NODE_REMOVED, "n"))]
