@@ -13,8 +13,8 @@ import msgspec
 
 from placement import objects
 from placement.gangs import Groups, gang_size
-from placement.resources import PLAN_GATE, whole_number
-from placement.rules import matches_labels
+from placement.resources import PLAN_GATE
+from placement.rules import integer, matches_labels
 from placement.specs import gang_besides_labels, selector
 
 NEVER = {
@@ -79,10 +79,7 @@ def why_stays(pod: objects.Pod, budgets: Iterable[Budget]) -> str:
 
 def deletion_cost(pod: objects.Pod) -> int:
     """What its deletion is said to cost; 0 where nothing is said that can be read."""
-    text = (pod.metadata.annotations or {}).get(DELETION_COST, "")
-    digits = text.removeprefix("-")
-    number = whole_number(digits)
-    return 0 if number is None else (number if digits == text else -number)
+    return integer((pod.metadata.annotations or {}).get(DELETION_COST)) or 0
 
 
 def why_waits(pods: Iterable[objects.Pod], groups: Groups) -> dict[str, str]:
@@ -126,8 +123,8 @@ def _why_held(pod: objects.Pod, lowest_leaving: Mapping[str, int]) -> str:
     """Why a pending pod waits, whatever its gang does; empty when nothing holds it. ``lowest_leaving`` is the lowest priority
     of who leaves a node.
 
-    kube-scheduler preempts for no pod while somebody of a lower priority leaves the node that it is nominated to
-    (``PodEligibleToPreemptOthers``); nobody else is to make room for it then either.
+    kube-scheduler preempts for no pod while somebody whom it preempted leaves the node that the pod is nominated to
+    (``PodEligibleToPreemptOthers``). Nobody else is to make room for it then either, nor while others leave.
     """
     if pod.metadata.deletionTimestamp:
         return DELETED

@@ -63,8 +63,6 @@ class Owners:
         self, namespace: str, labels: Mapping[str, str], owner: tuple[str, str, str] | None
     ) -> tuple[Spread, ...]:
         """The system's default constraints for a pod that states none."""
-        if not self.services.get(namespace) and owner is None:
-            return ()
         selector = self.selector(namespace, labels, owner)
         if not selector:
             return ()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,12 @@ class _Group:
 
 @dataclass
 class _Duals:
-    value: float
+    placed: float
+    """Thousandths of a GPU."""
     device: FloatArray
     """(groups,) value of one more device."""
     slot: list[dict[int, float]]
     """Per group: price of one slot of a size."""
-    placed: float = 0.0
 
 
 @dataclass
@@ -55,13 +55,10 @@ class _Packing:
 
     groups: list[_Group]
     kinds: list[Kind]
-    patterns: list[list[dict[int, int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        sizes = sorted({k.milli for k in self.kinds if k.count == 1 and k.milli < DEVICE_MILLI})
-        self.sizes = sizes
-        if not self.patterns:
-            self.patterns = [[{s: DEVICE_MILLI // s} for s in sizes] for _ in self.groups]
+        self.sizes = sorted({k.milli for k in self.kinds if k.count == 1 and k.milli < DEVICE_MILLI})
+        self.patterns = [[{s: DEVICE_MILLI // s} for s in self.sizes] for _ in self.groups]
         self._build()
 
     def accepts(self, kind: Kind, group: _Group) -> bool:
@@ -158,7 +155,6 @@ class _Packing:
             if not self.improve(duals):
                 break
             duals = self.solve(demand)
-        duals.placed = duals.value
         return duals
 
 

@@ -265,8 +265,7 @@ class Program:
         self.scores[c] = NOT_FEASIBLE
         self.deltas[c] = delta
         self.gpus[c] = demand.milli, demand.count, demand.gpu_class
-        self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)[: state.num_rows]
-        self.permitted[c, : state.num_rows] &= state.is_alive[: state.num_rows]
+        self.permitted[c, : state.num_rows] = state.rules.static_mask(spec)
         self.followed.append(self.num_changes)
         return c
 
@@ -460,7 +459,7 @@ class Program:
         scores = self.row(spec)
         mask = candidates
         if state.rules.is_relational(spec):
-            relational = state.rules.relational_mask(spec)[: state.num_rows]
+            relational = state.rules.relational_mask(spec)
             mask = relational if mask is None else mask & relational
         if mask is not None:
             scores = np.where(mask, scores, NOT_FEASIBLE)

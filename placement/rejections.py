@@ -125,7 +125,7 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     alive = state.is_alive[:num]
     if not alive.any():
         return "no node"
-    permitted = state.rules.static_mask(spec)[:num]  # of nodes that are there
+    permitted = state.rules.static_mask(spec)  # of nodes that are there
     demand = program.demand(spec)
 
     def count(broken: BoolArray) -> int:
@@ -143,7 +143,7 @@ def main_reason(snapshot: Snapshot, strategy: Strategy, spec: PodSpec) -> str:
     if program.admits:
         tally[PREDICTED_FULL] = count(~program.admitted(demand, np.arange(num)))
     if state.rules.is_relational(spec):
-        tally["a rule about other pods (ports, affinity, spread)"] = count(~state.rules.relational_mask(spec)[:num])
+        tally["a rule about other pods (ports, affinity, spread)"] = count(~state.rules.relational_mask(spec))
     return max(tally.items(), key=lambda item: item[1])[0]
 
 

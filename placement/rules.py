@@ -54,7 +54,7 @@ def tolerates(toleration: Toleration, taint: Taint) -> bool:
     if operator == "Exists":
         return True
     if operator in ("Gt", "Lt"):
-        number, bound = _integer(taint.value), _integer(toleration.value)
+        number, bound = integer(taint.value), integer(toleration.value)
         are_plain = (str(number), str(bound)) == (taint.value, toleration.value)  # neither "+7" nor "07"
         return are_plain and _compared(operator, number, bound)
     return operator in ("", "Equal") and bool(toleration.key) and toleration.value == taint.value
@@ -83,7 +83,7 @@ def _matches(requirement: Requirement, labels: Mapping[str, str]) -> bool:
         return value is not None
     if operator == "DoesNotExist":
         return value is None
-    return _compared(operator, _integer(value), _integer(requirement.values[0] if requirement.values else None))
+    return _compared(operator, integer(value), integer(requirement.values[0] if requirement.values else None))
 
 
 def _compared(operator: str, number: int | None, bound: int | None) -> bool:
@@ -93,12 +93,13 @@ def _compared(operator: str, number: int | None, bound: int | None) -> bool:
     return number > bound if operator == "Gt" else number < bound
 
 
-def _integer(text: str | None) -> int | None:
+def integer(text: str | None) -> int | None:
     """As Go's ParseInt: optional sign, digits, within int64."""
-    body = (text or "").removeprefix("-") if (text or "").startswith("-") else (text or "").removeprefix("+")
+    text = text or ""
+    body = text[1:] if text.startswith(("-", "+")) else text
     if not body.isascii() or not body.isdigit() or len(body) > MAX_DIGITS:
         return None
-    number = int(text or "")
+    number = int(text)
     return number if -(2**63) <= number < 2**63 else None
 
 

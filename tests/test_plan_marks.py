@@ -89,7 +89,7 @@ def test_among_pods_that_are_alike_the_one_whose_deletion_costs_least_goes() -> 
         marks = {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost}}
         return pod(f"low-{i}", "1", "a", metadata=marks)
 
-    running = [low(i, cost) for i, cost in enumerate(["5", "-7", "90", "x"])]
+    running = [low(i, cost) for i, cost in enumerate(["5", "-7", "2147483647", "x"])]
     plan = planned("rescue", taken(node("a", 4), *running, pod("w-1", "2", priority=9)))
     assert evicted(plan) == ["default/low-1", "default/low-3"]
 
