@@ -132,6 +132,42 @@ OPENCOST_LABELS = ("gpuLabel", "gpuLabelValue")
 """Keys of it that speak of devices and are no rates."""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a price book; it names itself in every complaint. A column that is not there is empty."""
+
+    path: Path
+    number: int
+    cells: Mapping[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells.get(column, "")
+
+    def wrong(self, what: str) -> TraceError:
+        """The complaint."""
+        return TraceError(f"price book {self.path}, row {self.number}: {what}")
+
+    def amount(self, column: str, default: float | None = None, *, most: float = MAX_USD) -> float:
+        """The number in a cell; ``default`` where it is empty."""
+        text = self[column]
+        if not text and default is not None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < most:
+            raise self.wrong(f"{column}={text!r} must be a number >= 0 and below {most:g}; fix the row")
+        return number
+
+    def count(self, column: str, default: int, *, most: float = MAX_USD) -> int:
+        """The whole number in a cell; ``default`` where it is empty."""
+        number = self.amount(column, default, most=most)
+        if number % 1:
+            raise self.wrong(f"{column}={self[column]!r} must be a whole number; fix the row")
+        return int(number)
+
+
 def read_price_book(path: Path) -> PriceBook:
     """Read a price book: ours, or one of OpenCost's files.
 
@@ -156,16 +192,24 @@ def read_price_book(path: Path) -> PriceBook:
     if path.suffix == ".json":
         return _opencost_rates(path, text)
     reader = csv.DictReader(text.splitlines())
-    rows = [(reader.line_num, row) for row in reader]
+    try:
+        rows = [_Row(path, reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise TraceError(
+            f"price book {path}, row {reader.line_num + 1}: cannot be read ({error}); fix the row"
+        ) from error
     header = list(reader.fieldnames or ())
-    columns = set(header)
-    if {"InstanceType", "MarketPriceHourly"} <= columns:
-        _check_header(path, header, OPENCOST_COLUMNS)
-        return _opencost_prices(path, rows)
-    missing = [name for name in NEEDED if name not in columns]
+    is_market = {"InstanceType", "MarketPriceHourly"} <= {*header}
+    missing = [name for name in NEEDED if name not in header and not is_market]
     if missing:
         raise TraceError(f"price book {path}: has no column {missing[0]}; docs/traces.md shows what a price book holds")
-    _check_header(path, [column for column in header if not column.startswith(RESOURCE)], COLUMNS)
+    known = OPENCOST_COLUMNS if is_market else COLUMNS
+    _check_header(path, [column for column in header if is_market or not column.startswith(RESOURCE)], known)
+    for row in rows:
+        if None in row.cells or None in row.cells.values():
+            raise row.wrong("has another number of cells than the header; fix the row")
+    if is_market:
+        return _opencost_prices(path, rows)
     for column in header:
         resource = column.removeprefix(RESOURCE)
         if column.startswith(RESOURCE) and (resource in ("", *OWN_COLUMNS) or header.count(column) > 1):
@@ -173,48 +217,39 @@ def read_price_book(path: Path) -> PriceBook:
             raise TraceError(f"price book {path}: column {column!r} cannot be read; give {own}, or take it out")
     shapes: dict[str, Shape] = {}
     reservations: dict[str, Reservation] = {}
-    for number, row in rows:
-        if None in row or None in row.values():
-            raise TraceError(
-                f"price book {path}, row {number}: has another number of cells than the header; fix the row"
-            )
+    for row in rows:
         base = shape(
-            row["name"] or f"row-{number}",
-            _number(path, number, row, "cores", most=MAX_CORES),
-            _number(path, number, row, "gib", most=MAX_GIB),
-            gpus=_count(path, number, row, "gpus", 0, most=MAX_DEVICES + 1),
-            model=row.get("gpu_model") or "",
+            row["name"] or f"row-{row.number}",
+            row.amount("cores", most=MAX_CORES),
+            row.amount("gib", most=MAX_GIB),
+            gpus=row.count("gpus", 0, most=MAX_DEVICES + 1),
+            model=row["gpu_model"],
         )
         if base.name in shapes:
-            raise TraceError(f"price book {path}, row {number}: shape {base.name!r} appears twice; rename one")
+            raise row.wrong(f"shape {base.name!r} appears twice; rename one")
         small = next((name for name, amount in base.allocatable if amount <= 0), None)
         if small is not None:
             column, least = _LEAST[small]
-            raise TraceError(
-                f"price book {path}, row {number}: {column}={row[column]!r} leaves pods nothing, system reserve and "
-                f"DaemonSets take {least}; give the machine's whole size, or delete the row"
+            raise row.wrong(
+                f"{column}={row[column]!r} leaves pods nothing, system reserve and DaemonSets take {least}; "
+                "give the machine's whole size, or delete the row"
             )
         extra = {
-            column.removeprefix(RESOURCE): _count(path, number, row, column, 0, most=MAX_AMOUNT)
+            column.removeprefix(RESOURCE): row.count(column, 0, most=MAX_AMOUNT)
             for column in sorted(header)
             if column.startswith(RESOURCE)
         }
-        shapes[base.name] = Shape(
-            base.name,
-            tuple(sorted({**dict(base.allocatable), **extra}.items())),
-            usd_per_hour=_number(path, number, row, "usd_per_hour", most=MOST_USD),
-            spot_usd_per_hour=_number(path, number, row, "spot_usd_per_hour", 0, most=MOST_USD),
-            num_gpus=base.num_gpus,
-            gpu_model=base.gpu_model,
-            boot_s=_count(path, number, row, "boot_s", 60),
-            limit=_count(path, number, row, "limit", 0),
+        shapes[base.name] = replace(
+            base,
+            allocatable=tuple(sorted({**dict(base.allocatable), **extra}.items())),
+            usd_per_hour=row.amount("usd_per_hour", most=MOST_USD),
+            spot_usd_per_hour=row.amount("spot_usd_per_hour", 0, most=MOST_USD),
+            boot_s=row.count("boot_s", 60),
+            limit=row.count("limit", 0),
         )
-        if row.get("limit") and not shapes[base.name].limit:
-            raise TraceError(
-                f"price book {path}, row {number}: limit must be 1 or more; leave it empty for any number, "
-                "and delete the row to sell none"
-            )
-        reservation = _reservation(path, number, row)
+        if row["limit"] and not shapes[base.name].limit:
+            raise row.wrong("limit must be 1 or more; leave it empty for any number, and delete the row to sell none")
+        reservation = _reservation(row)
         if reservation is not None:
             reservations[base.name] = reservation
     if not shapes:
@@ -280,80 +315,33 @@ def _opencost_rates(path: Path, text: str) -> PriceBook:
     return PriceBook({s.name: s for s in catalogue(rates)}, rates)
 
 
-def _opencost_prices(path: Path, rows: list[tuple[int, dict[str, str]]]) -> PriceBook:
+def _opencost_prices(path: Path, rows: list[_Row]) -> PriceBook:
     prices: dict[str, float] = {}
-    for number, row in rows:
-        if (row.get("AssetClass") or "node").lower() != "node":
+    for row in rows:
+        if (row["AssetClass"] or "node").lower() != "node":
             continue
-        name = row["InstanceType"]
-        price = _number(path, number, row, "MarketPriceHourly")
+        name, price = row["InstanceType"], row.amount("MarketPriceHourly")
         if prices.setdefault(name, price) != price:
-            raise TraceError(
-                f"price book {path}, row {number}: instance type {name!r} has two prices; keep one region and time"
-            )
+            raise row.wrong(f"instance type {name!r} has two prices; keep one region and time")
     if not prices:
         raise TraceError(f"price book {path}: prices no node; rows of nodes have AssetClass node")
     shapes = {s.name: replace(s, usd_per_hour=prices.get(s.name, s.usd_per_hour)) for s in DEFAULT_SHAPES}
     return PriceBook(shapes, RATES, {name: price for name, price in prices.items() if name not in shapes})
 
 
-def _reservation(path: Path, number: int, row: Mapping[str, str | None]) -> Reservation | None:
+def _reservation(row: _Row) -> Reservation | None:
     """What a row says of reservations; None where it says nothing."""
-    where = f"price book {path}, row {number}"
-    usd = _number(path, number, row, "reserved_usd_per_hour", 0)
-    owned = _number(path, number, row, "reserved_owned", 0)
+    usd, owned = row.amount("reserved_usd_per_hour", 0), row.amount("reserved_owned", 0)
     terms = {"term_hours": 8760.0, "reserved_limit": 0.0}
     for column, default in terms.items():
-        terms[column] = found = _number(path, number, row, column, default)
-        if row.get(column) and not usd and not owned:
-            raise TraceError(
-                f"{where}: has {column} and no reserved_usd_per_hour; give both, or leave both cells empty"
-            )
-        if row.get(column) and usd and not found:
-            raise TraceError(
-                f"{where}: {column} must be above 0; leave it empty for the default, and reserved_usd_per_hour to sell none"
+        terms[column] = found = row.amount(column, default)
+        if row[column] and not usd and not owned:
+            raise row.wrong(f"has {column} and no reserved_usd_per_hour; give both, or leave both cells empty")
+        if row[column] and usd and not found:
+            raise row.wrong(
+                f"{column} must be above 0; leave it empty for the default, and reserved_usd_per_hour to sell none"
             )
     limit = terms["reserved_limit"]
     if limit % 1 or owned % 1:
-        raise TraceError(f"{where}: reserved_limit and reserved_owned are whole numbers of machines; fix the row")
+        raise row.wrong("reserved_limit and reserved_owned are whole numbers of machines; fix the row")
     return Reservation(usd, terms["term_hours"], int(limit), int(owned)) if usd or owned else None
-
-
-def _count(
-    path: Path,
-    row: int,
-    cells: Mapping[str, str | None],
-    column: str,
-    default: int | None = None,
-    *,
-    most: float = MAX_USD,
-) -> int:
-    number = _number(path, row, cells, column, default, most=most)
-    if number % 1:
-        raise TraceError(
-            f"price book {path}, row {row}: {column}={cells[column]!r} must be a whole number; fix the row"
-        )
-    return int(number)
-
-
-def _number(
-    path: Path,
-    row: int,
-    cells: Mapping[str, str | None],
-    column: str,
-    default: float | None = None,
-    *,
-    most: float = MAX_USD,
-) -> float:
-    text = cells.get(column)
-    if text in (None, "") and default is not None:
-        return default
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < most:
-        raise TraceError(
-            f"price book {path}, row {row}: {column}={text!r} must be a number >= 0 and below {most:g}; fix the row"
-        )
-    return number

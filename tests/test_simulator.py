@@ -273,6 +273,9 @@ RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserve
         ("b.csv", f"{RESERVED}\na,4,16,1,,100,,\n", "row 2: has term_hours and no reserved_usd_per_hour"),
         ("b.csv", f"{RESERVED}\na,4,16,1,,,3,\n", "row 2: has reserved_limit and no reserved_usd_per_hour"),
         ("b.csv", f"{RESERVED}\na,4,16,1,,,,1.7\n", "row 2: reserved_limit and reserved_owned are whole numbers"),
+        ("b.csv", f"name,cores,gib,usd_per_hour\n{'a' * 200_000},4,16,1\n", "row 2: cannot be read .field larger"),
+        ("b.csv", "MarketPriceHourly,InstanceType\n1\n", "row 2: has another number of cells"),
+        ("b.csv", "InstanceType,MarketPriceHourly\nx,1,2\n", "row 2: has another number of cells"),
         ("b.csv", "InstanceType,MarketPriceHourly\nx,1\nx,2\n", "row 3: instance type 'x' has two prices"),
         (
             "b.csv",
