@@ -148,7 +148,10 @@ class OnTrace:
         if len(self.cells) < 2:
             return self._alone(next(iter(self.cells)))
         values = {name: self.values(name, self.metric) for name in self.cells}
-        return self._winner(values) if all(values.values()) else f"On {self.trace}, no time was measured."
+        if any(len(found) < len(self.cells[name]) for name, found in values.items()):
+            what = "some replays left no time to measure" if any(values.values()) else "no time was measured"
+            return f"On {self.trace}, {what}."
+        return self._winner(values)
 
     def _alone(self, name: str) -> str:
         """What one strategy did."""

@@ -77,6 +77,14 @@ def test_one_strategy_alone_tells_what_it_did() -> None:
     assert headline(replace(QUESTION, fleet="elastic"), rows) == said
 
 
+def test_means_over_different_seeds_are_not_held_against_each_other() -> None:
+    question = replace(QUESTION, fleet="elastic")
+    usd = {"a": (500.0, None), "b": (600.0, 400.0)}
+    rows = [row(n, s, usd_per_month=usd[n][s]) for n in usd for s in (0, 1)]
+    assert headline(question, rows) == "On t, some replays left no time to measure."
+    assert headline(question, [rows[1], row("b", 1, usd_per_month=None)]) == "On t, no time was measured."
+
+
 def test_each_trace_is_judged_by_what_it_has() -> None:
     rows = [row(n, trace="gpus", gpu_allocated_share=x) for n, x in (("a", 0.5), ("b", 0.4))]
     rows += [row(n, trace="cores", cpu_allocated_share=x) for n, x in (("a", 0.2), ("b", 0.3))]

@@ -276,6 +276,11 @@ def test_churn_without_gpu_time_is_refused(trace: Trace, message: str) -> None:
         resample(trace, Churn())
 
 
+def test_a_steady_state_of_more_pods_than_any_machine_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"would make .* pods, more than 10,000,000; give a smaller load"):
+        resample(with_lives(GPU_NODES), Churn(mean_lifetimes=1e30))
+
+
 @pytest.mark.parametrize(("tolerated", "number"), [("NoExecute", 0), ("NoSchedule", 1)])
 def test_what_admission_has_every_pod_tolerate_is_no_rule_of_its_own(tolerated: str, number: int) -> None:
     rules = NodeRules(tolerations=(Toleration("node.kubernetes.io/not-ready", "Exists", "", tolerated),))

@@ -17,6 +17,8 @@ from placement.resources import GPU_SHARE
 from simulator.traces.trace import NEVER, Manifest, Pods, Trace, Usage
 
 DAY_S = 86_400
+MOST_PODS = 10_000_000
+"""What is above is a slip, and would fill the memory first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def resample(trace: Trace, churn: Churn) -> Trace:
 
     Raises
     ------
-    ConfigError : no pod has a lifetime, or there is no GPU time to offer or to ask for.
+    ConfigError : no pod has a lifetime, there is no GPU time to offer or to ask for, or far too many pods would come.
     """
     pods = trace.pods
     pairs = np.flatnonzero((pods.departure_s != NEVER) & (pods.departure_s > pods.arrival_s))
@@ -55,6 +57,11 @@ def resample(trace: Trace, churn: Churn) -> Trace:
     rng = np.random.default_rng([churn.seed, 0xC0DE])
     rate = churn.load * fleet / float((gpu * life).mean())
     horizon = int(churn.mean_lifetimes * life.mean())
+    if rate * (horizon + float(life.mean())) > MOST_PODS:
+        raise ConfigError(
+            f"trace {trace.manifest.name}: {churn} would make {rate * horizon:,.3g} pods, more than {MOST_PODS:,}; "
+            "give a smaller load, or fewer lifetimes"
+        )
     num = int(rng.poisson(rate * horizon))
     drawn = rng.integers(0, len(pairs), num)
     arrival = np.sort(rng.integers(1, max(horizon, 2), num))
