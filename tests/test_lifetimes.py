@@ -93,7 +93,7 @@ def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> Non
         np.testing.assert_array_equal(said, two.rules[name])
     np.testing.assert_array_equal(one.lives.features, two.lives.features)
     np.testing.assert_array_equal(one.lives.rule, two.lives.rule)
-    assert two.is_ended.tolist() == [1, 1, 0, 1]
+    assert two.lives.is_ended.tolist() == [True, True, False, True]
 
 
 def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
@@ -171,7 +171,7 @@ def test_the_guard_lets_a_model_answer_once_enough_of_its_answers_came_true() ->
 
 def test_concordance_is_one_for_the_true_order_and_half_for_none() -> None:
     life = np.arange(1.0, 500.0)
-    ended = np.ones(499, np.int64)
+    ended = np.ones(499, np.bool_)
     rng = np.random.default_rng(0)
     assert concordance(life, life, ended, rng) == 1
     assert concordance(-life, life, ended, rng) == 0

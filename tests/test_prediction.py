@@ -9,7 +9,7 @@ import pytest
 from placement.errors import ModelError
 from placement.knowledge import NUM_WINDOWS, Forecast
 from placement.learning.baselines import PEAK, Target
-from placement.learning.drift import LEAST, WINDOW, Crowding, is_full
+from placement.learning.drift import LEAST, WINDOW
 from placement.learning.forecasting import Forecaster
 from placement.learning.prediction import (
     HISTORY,
@@ -210,13 +210,6 @@ def test_crowded_nodes_shut_every_rung_for_a_day_and_for_longer_if_it_happens_ag
     day(4, 14 * DAY)
     day(0, 15 * DAY)
     assert made.rung == HISTORY, "a week later it is forgiven"
-
-
-def test_a_node_is_used_up_when_its_cpu_is_and_a_node_that_offers_none_never() -> None:
-    assert is_full(995, 1000)
-    assert not is_full(980, 1000)
-    assert not is_full(0, 0)
-    assert Crowding(0.01).share == 0
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from simulator.learning.accuracy import best_rival, evaluate, headline, html, ta
 from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
 from simulator.learning.recordings import Learnable
 from simulator.learning.recordings import train as train_recording
+from simulator.learning.stacking import conformal
 from simulator.learning.training import Effort, Split, train, verdict
 from simulator.reproduce.eurosys import (
     BUDGET,
     adaptive_knob,
     filled,
     group_by_cores,
-    knob_for,
     outcome,
     over_by_day,
     own_factors,
@@ -237,7 +237,7 @@ def test_intervals_by_day_widen_when_days_differ_as_a_whole() -> None:
 def test_a_knob_fitted_on_the_past_leaves_the_budget_of_violations() -> None:
     rng = np.random.default_rng(1)
     truth, prediction = rng.uniform(0.2, 0.4, 5000), rng.uniform(0.2, 0.4, 5000)
-    scaled = prediction * knob_for(truth, prediction)
+    scaled = prediction * conformal(prediction, truth, 1 - BUDGET)
     found = outcome(truth, scaled)
     assert 0.8 * BUDGET <= found["violations"] <= BUDGET
     assert outcome(truth, truth)["violations"] == 0

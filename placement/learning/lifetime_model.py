@@ -27,7 +27,7 @@ from placement.learning.lifetime_history import KEEP, NUM_HAZARDS, feature_names
 from placement.learning.lineage import BURST_S, LIMITS_S, NUM_CLASSES
 from placement.learning.survival import class_shares, with_classes
 from placement.learning.usage import SingleArray
-from placement.resources import FloatArray
+from placement.resources import BoolArray, FloatArray
 
 FILE = "lifetimes.txt"
 CLASSES_FILE = "lifetime-classes.txt"
@@ -59,6 +59,13 @@ def digest() -> str:
 def bounded(hazards: FloatArray) -> FloatArray:
     """Away from 0 and 1."""
     found: FloatArray = np.clip(hazards, LEAST_HAZARD, 1 - LEAST_HAZARD)
+    return found
+
+
+def losses(hazards: FloatArray, ended: BoolArray) -> FloatArray:
+    """Logarithmic loss of each chance to end."""
+    h = bounded(hazards)
+    found: FloatArray = -np.log(np.where(ended, h, 1 - h))
     return found
 
 

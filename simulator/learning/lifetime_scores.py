@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S
-from placement.resources import BoolArray, FloatArray, IntArray
+from placement.resources import BoolArray, FloatArray
 from simulator.learning.lifetime_samples import LifeSamples
 
 
-def concordance(predicted: FloatArray, lifetime_s: FloatArray, is_ended: IntArray, rng: np.random.Generator) -> float:
+def concordance(predicted: FloatArray, lifetime_s: FloatArray, is_ended: BoolArray, rng: np.random.Generator) -> float:
     """Harrell's C over random comparable pairs: how often the pod predicted to live longer did.
 
     A pair is comparable when the shorter of the two lifetimes is known to have ended.
@@ -18,7 +18,7 @@ def concordance(predicted: FloatArray, lifetime_s: FloatArray, is_ended: IntArra
     left, right = rng.integers(0, num, 400_000), rng.integers(0, num, 400_000)
     shorter = np.where(lifetime_s[left] <= lifetime_s[right], left, right)
     longer = np.where(lifetime_s[left] <= lifetime_s[right], right, left)
-    usable = (lifetime_s[shorter] < lifetime_s[longer]) & (is_ended[shorter] > 0)
+    usable = (lifetime_s[shorter] < lifetime_s[longer]) & is_ended[shorter]
     ahead, behind = predicted[longer][usable], predicted[shorter][usable]
     return float(((ahead > behind) + 0.5 * (ahead == behind)).mean()) if usable.any() else 0.5
 
@@ -101,7 +101,7 @@ def scores(shares: FloatArray, samples: LifeSamples, until_s: float, age_s: int,
     return {
         "accuracy": float((kept[known].argmax(axis=1) == label[known]).mean()) if known.any() else None,
         "c_index": concordance(
-            kept @ np.log(TYPICAL_S), samples.lifetime_s, samples.is_ended.astype(np.int64), np.random.default_rng(seed)
+            kept @ np.log(TYPICAL_S), samples.lifetime_s, samples.is_ended, np.random.default_rng(seed)
         ),
         "log_loss": float(log_loss(kept, samples.lifetime_s, samples.is_ended, age_s).mean()),
         "brier": float(((chance - came) ** 2).mean()) if len(came) else None,

@@ -15,7 +15,7 @@ from placement.errors import ConfigError, ModelError
 from placement.knowledge import workload_of
 from placement.learning import drift
 from placement.learning.boosted import ClassTrees, FitOptions, HazardRows, fit_hazards
-from placement.learning.lifetime_model import OWNERS, Classes, LifetimeModel, bounded, card_section, row_names
+from placement.learning.lifetime_model import OWNERS, Classes, LifetimeModel, bounded, card_section, losses, row_names
 from placement.learning.lineage import NUM_CLASSES
 from placement.learning.prediction import HISTORY
 from placement.learning.spans import SPAN, Span
@@ -249,8 +249,7 @@ def best_share(trees_alone: LifetimeModel, rows: HazardRows) -> float:
     mine = 1 / (1 + np.exp(-(rows.start + trees_alone.trees.scores(rows.rows))))
 
     def loss(share: float) -> float:
-        h = bounded(share * mine + (1 - share) * rule)
-        return float(-(rows.weight * np.where(rows.ended > 0, np.log(h), np.log(1 - h))).sum())
+        return float((rows.weight * losses(share * mine + (1 - share) * rule, rows.ended > 0)).sum())
 
     return min(SHARES, key=loss)
 

@@ -31,6 +31,7 @@ from placement.learning.usage import DAY, HOUR, SingleArray, UsageSeries
 from placement.learning.windows import trailing_max, window_percentiles
 from placement.resources import CPU, BoolArray, FloatArray, IntArray
 from simulator.learning.forecast_samples import Recording, Rows, Samples, concatenate, folds_of
+from simulator.learning.stacking import conformal
 from simulator.learning.training import Effort, fit_bases, predictions
 from simulator.reproduce.data_sets import data_set
 from simulator.reproduce.parts import Progress, silent
@@ -203,13 +204,6 @@ def _published(
     return out
 
 
-def knob_for(truth: FloatArray, prediction: FloatArray) -> float:
-    """Smallest factor with which at most :data:`BUDGET` of the predictions are below the truth."""
-    ratio = np.sort(truth / np.maximum(prediction, 1e-6))
-    rank = min(len(ratio) - 1, int(np.ceil((1 - BUDGET) * (len(ratio) + 1))) - 1)
-    return float(ratio[rank])
-
-
 def outcome(truth: FloatArray, prediction: FloatArray) -> dict[str, float]:
     """EuroSys'21's three metrics of a prediction in shares of the limits."""
     low = prediction < truth
@@ -268,7 +262,7 @@ def judge(
     truth: FloatArray, prediction: FloatArray, day: IntArray, end_day: IntArray, test: BoolArray
 ) -> dict[str, float]:
     """Metrics on the test: as it is, at exactly 1 % in hindsight, and with knobs renewed daily from the past."""
-    hindsight = np.minimum(prediction * knob_for(truth[test], prediction[test]), 1)
+    hindsight = np.minimum(prediction * conformal(prediction[test], truth[test], 1 - BUDGET), 1)
     ratio = truth / np.maximum(prediction, 1e-6)
     cautious, adaptive = prediction.copy(), prediction.copy()
     for today in np.unique(day[test]):

@@ -176,7 +176,7 @@ def _bitbrains(data: Path, progress: Progress) -> Recording:
 
 
 def report(results: Sequence[TaskResult], seed: int) -> dict[str, Any]:
-    """The JSON document: the issue's keys, and beside them every rival and what calibration changed."""
+    """The JSON document: what is asked for, and beside it every rival and what calibration changed."""
     intervals = coverage_intervals(results, seed=seed)
     by_day = coverage_intervals(results, seed=seed, by_day=True)
     tasks = {r.name: _entry(r, *of) for r, *of in zip(results, intervals, by_day, strict=True)}

@@ -11,7 +11,7 @@ import numpy as np
 from placement.knowledge import AGES_S
 from placement.learning.drift import LossMonitor
 from placement.learning.lifetime_history import NUM_HAZARDS
-from placement.learning.lifetime_model import bounded
+from placement.learning.lifetime_model import losses
 from placement.resources import BoolArray, FloatArray, IntArray
 from simulator.learning.lifetime_samples import LifeSamples
 
@@ -52,13 +52,7 @@ def _outcomes(model: FloatArray, lives: LifeSamples) -> tuple[IntArray, IntArray
         known = asked & (lives.lifetime_s > AGES_S[k]) & (ended | (lives.lifetime_s > AGES_S[k + 1]))
         pod = np.flatnonzero(known)
         until = lives.arrival_s[pod] + np.minimum(lives.lifetime_s[pod], AGES_S[k + 1])
-        losses = [_loss(hazards[pod, k], ended[pod]) for hazards in (model, lives.rule)]
-        columns.append([np.ceil(until / EVERY_S), np.full(len(pod), float(k)), *losses, pod.astype(float)])
+        each = [losses(hazards[pod, k], ended[pod]) for hazards in (model, lives.rule)]
+        columns.append([np.ceil(until / EVERY_S), np.full(len(pod), float(k)), *each, pod.astype(float)])
     look, part, mine, rule, of = (np.concatenate(column) for column in zip(*columns, strict=True))
     return look.astype(np.int64), part.astype(np.int64), mine, rule, of.astype(np.int64)
-
-
-def _loss(hazard: FloatArray, ended: BoolArray) -> FloatArray:
-    h = bounded(hazard)
-    found: FloatArray = -np.log(np.where(ended, h, 1 - h))
-    return found

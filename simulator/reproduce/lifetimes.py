@@ -43,29 +43,18 @@ MOST_LIVES = 30_000
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Pods of a trace as they arrived: features, rules' answers, and what came of them."""
+    """Pods of a trace as they arrived, rules' answers, and what came of them."""
 
-    arrival_s: FloatArray = field(repr=False)
-    lifetime_s: FloatArray = field(repr=False)
-    """Until the end, or until the recording stopped."""
-    is_ended: IntArray = field(repr=False)
+    lives: LifeSamples = field(repr=False)
+    """As ``ullage serve`` would know them."""
     is_new: BoolArray = field(repr=False)
     """The owner had no pod before."""
     rules: dict[str, FloatArray] = field(repr=False)
     """Rule → (P, classes) probabilities."""
-    lives: LifeSamples = field(repr=False)
-    """The same arrivals as ``ullage serve`` would know them."""
     kin: IntArray = field(repr=False)
     """Numbers of their classes of pods."""
     siblings_until_s: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
     """Age until which all others of a pod's batch live; infinite without others; empty = there are no batches."""
-
-    @property
-    def label(self) -> IntArray:
-        """Class, −1 where the recording stopped too early to tell."""
-        known = np.array([class_of(x) for x in self.lifetime_s], np.int64)
-        unknown = (self.is_ended == 0) & (self.lifetime_s <= LIMITS_S[-1])
-        return np.where(unknown, -1, known)
 
 
 def stream(
@@ -114,14 +103,13 @@ def stream(
         if pods.departure_s[i] != NEVER:
             heapq.heappush(ends, (float(max(pods.departure_s[i], pods.arrival_s[i] + 1)), i))
     index = np.array(kept)
-    arrival = pods.arrival_s[index].astype(float)
     ended = pods.departure_s[index] != NEVER
-    lifetime = np.maximum(np.where(ended, pods.departure_s[index], horizon_s) - arrival, 1.0)
+    lifetime = np.maximum(np.where(ended, pods.departure_s[index], horizon_s) - lives.arrival_s, 1.0)
     tables = {name: np.array(found) for name, found in rules.items()}
     lives = replace(
         lives if trace.manifest.has_calendar else lives.without_hours(), lifetime_s=lifetime, is_ended=ended
     )
-    return Arrivals(arrival, lifetime, ended.astype(np.int64), np.array(is_new), tables, lives, owned.pods.spec[index])
+    return Arrivals(lives, np.array(is_new), tables, owned.pods.spec[index])
 
 
 def dlrm_arrivals(folder: Path) -> Arrivals:
@@ -173,31 +161,33 @@ def learned(
 
     Each step's model knows what was known at its start. The first one has to earn trust.
     """
-    whole = np.full((len(arrivals.arrival_s), NUM_HAZARDS), np.nan)
+    lives = arrivals.lives
+    arrival_s, last_s = lives.arrival_s, lives.arrival_s.max()
+    whole = np.full((len(lives), NUM_HAZARDS), np.nan)
     hazards = whole.copy()
     start, steps = first_test_s, 0
-    fits = int((arrivals.arrival_s.max() - first_test_s) // step_s) + 1
-    while start <= arrivals.arrival_s.max():
-        now = (arrivals.arrival_s > start) & (arrivals.arrival_s <= start + step_s)
+    fits = int((last_s - first_test_s) // step_s) + 1
+    while start <= last_s:
+        now = (arrival_s > start) & (arrival_s <= start + step_s)
         if now.any():
-            model, lives = model_at(arrivals.lives, start, most=MOST_LIVES, seed=seed), arrivals.lives.pick(now)
-            whole[now] = model.hazards(lives.features, lives.rule)
-            hazards[now] = replace(model, classes=None).hazards(lives.features, lives.rule)
+            model, new = model_at(lives, start, most=MOST_LIVES, seed=seed), lives.pick(now)
+            whole[now] = model.hazards(new.features, new.rule)
+            hazards[now] = replace(model, classes=None).hazards(new.features, new.rule)
         steps += 1
         progress(f"lifetimes: fitted on what was known at {start:.0f} s", steps, fits)
         start += step_s
-    served = np.where(trusted(whole, arrivals.lives, arrivals.kin)[:, None], whole, arrivals.lives.rule)
+    served = np.where(trusted(whole, lives, arrivals.kin)[:, None], whole, lives.rule)
     served[np.isnan(whole[:, 0])] = np.nan
     return {"served": class_shares(served), "unguarded": class_shares(whole), "hazards": class_shares(hazards)}
 
 
 def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: int) -> dict[str, float]:
     """Accuracy at arrival and, of those still alive, at later ages; the C-index at arrival."""
-    label = arrivals.label
+    label, lifetime_s = arrivals.lives.label, arrivals.lives.lifetime_s
     out: dict[str, float] = {}
     until = arrivals.siblings_until_s
     for age in AGES_S:
-        alive = test[(label[test] >= 0) & (arrivals.lifetime_s[test] > age)]
+        alive = test[(label[test] >= 0) & (lifetime_s[test] > age)]
         kept = probabilities[alive].copy()
         kept[:, [i for i in range(NUM_CLASSES - 1) if LIMITS_S[i] <= age]] = -1.0
         right = kept.argmax(axis=1) == label[alive]
@@ -207,9 +197,7 @@ def judge(probabilities: FloatArray, arrivals: Arrivals, test: IntArray, seed: i
             running = np.isfinite(until[alive]) & (until[alive] > age)
             out[f"accuracy_siblings_run{where}"] = float(right[running].mean()) if running.any() else float("nan")
     expected = probabilities[test] @ np.log(TYPICAL_S)
-    out["c_index"] = concordance(
-        expected, arrivals.lifetime_s[test], arrivals.is_ended[test], np.random.default_rng(seed)
-    )
+    out["c_index"] = concordance(expected, lifetime_s[test], arrivals.lives.is_ended[test], np.random.default_rng(seed))
     return out
 
 
@@ -217,7 +205,8 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
     """One data set: every rule, the model, and the points between them."""
     tables = learned(arrivals, first_test_s, step_s, seed=seed, progress=progress)
     ours = tables["served"]
-    test = np.flatnonzero((arrivals.arrival_s > first_test_s) & np.isfinite(ours[:, 0]))
+    test = np.flatnonzero((arrivals.lives.arrival_s > first_test_s) & np.isfinite(ours[:, 0]))
+    label = arrivals.lives.label[test]
     table = {name: judge(found, arrivals, test, seed) for name, found in arrivals.rules.items()}
     mine = judge(ours, arrivals, test, seed)
     best = max(table, key=lambda n: table[n]["accuracy"])
@@ -232,13 +221,13 @@ def one(arrivals: Arrivals, first_test_s: float, step_s: float, *, seed: int, pr
         "best_rule_c_index": max(entry["c_index"] for entry in table.values()),
         **_by_owner(ours, arrivals, test, seed),
         "pods": len(test),
-        "pods_with_known_class": int((arrivals.label[test] >= 0).sum()),
+        "pods_with_known_class": int((label >= 0).sum()),
         "model": mine,
         "unguarded": judge(tables["unguarded"], arrivals, test, seed),
         "hazards": judge(tables["hazards"], arrivals, test, seed),
         "history": judge(arrivals.lives.rules["history"], arrivals, test, seed),
         "rules": table,
-        "class_shares": [float((arrivals.label[test] == c).mean()) for c in range(NUM_CLASSES)],
+        "class_shares": [float((label == c).mean()) for c in range(NUM_CLASSES)],
     }
 
 
@@ -273,12 +262,12 @@ def run(data: Path, *, seed: int = 5, progress: Progress = silent) -> dict[str, 
 
 def _dlrm(data: Path, seed: int, progress: Progress) -> dict[str, Any]:
     arrivals = dlrm_arrivals(data_set(data, "alibaba-dlrm-2025"))
-    span = arrivals.arrival_s.max() - arrivals.arrival_s.min()
-    first = float(arrivals.arrival_s.min() + 0.5 * span)
+    arrival_s = arrivals.lives.arrival_s
+    first = float(arrival_s.min() + 0.5 * (arrival_s.max() - arrival_s.min()))
     return one(arrivals, first, 21_600.0, seed=seed, progress=progress)
 
 
 def _azure(data: Path, seed: int, progress: Progress) -> dict[str, Any]:
     arrivals = azure_arrivals(data_set(data, "azure-v1-vms"))
-    begin = float(arrivals.arrival_s.min())
+    begin = float(arrivals.lives.arrival_s.min())
     return one(arrivals, begin + 1.5 * 86_400, 10_800.0, seed=seed, progress=progress)
