@@ -96,6 +96,11 @@ def test_what_happens_later_does_not_change_how_an_arrival_is_described() -> Non
     assert two.lives.is_ended.tolist() == [True, True, False, True]
 
 
+def test_a_trace_in_which_nobody_arrives_later_is_refused() -> None:
+    with pytest.raises(ConfigError, match="made-up: no pod arrives in the part that is judged"):
+        stream(made_up([1500, 9000]), ("owner",), [("a",)] * 2, 9e4, 2000.0)
+
+
 def test_labels_at_a_moment_hold_nothing_that_was_not_known_then() -> None:
     values = [("a",)] * 3
     found = stream(made_up([1500, 300_000, 3200]), ("owner",), values, 4e5, 0.0).lives

@@ -292,13 +292,18 @@ def samples_of(trace: Trace, draws: Sequence[Draw], *, seed: int, progress: Prog
                 chosen = np.sort(rng.choice(chosen, draw.most, replace=False))
             for pod in chosen.tolist():
                 drawn.setdefault(pod, []).append(age)
-    if not drawn:
-        raise ConfigError(f"trace {trace.manifest.name}: no pod arrives in the part that is judged; give a longer one")
     return described(trace, drawn, seed=seed, progress=progress)
 
 
 def described(trace: Trace, drawn: dict[int, list[int]], *, seed: int, progress: Progress = untold) -> LifeSamples:
-    """Moments of lives in order of time: ``drawn`` names pods, and the ages at which they are described."""
+    """Moments of lives in order of time: ``drawn`` names pods, and the ages at which they are described.
+
+    Raises
+    ------
+    ConfigError : there are none.
+    """
+    if not drawn:
+        raise ConfigError(f"trace {trace.manifest.name}: no pod arrives in the part that is judged; give a longer one")
     teller = _Teller(trace)
     teller.run(drawn, progress)
     return _table(trace, teller, seed)

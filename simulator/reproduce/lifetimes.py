@@ -22,7 +22,7 @@ from placement.learning.lifetime_history import NUM_HAZARDS
 from placement.learning.lineage import LIMITS_S, NUM_CLASSES, TYPICAL_S, Lineage, class_of
 from placement.learning.survival import class_shares
 from placement.resources import BoolArray, FloatArray, IntArray
-from simulator.learning.lifetime_samples import LifeSamples, described, with_owners
+from simulator.learning.lifetime_samples import LifeSamples, described, span_of, with_owners
 from simulator.learning.lifetime_scores import concordance
 from simulator.learning.lifetime_training import model_at
 from simulator.learning.sibling_rules import RULES, Answers, SiblingBursts, answers
@@ -117,9 +117,7 @@ def dlrm_arrivals(folder: Path) -> Arrivals:
     trace = read_dlrm(folder)
     specs = [trace.specs[s] for s in trace.pods.spec]
     values = [(spec.owner, (spec.owner, spec.main_amounts), spec.main_amounts, "all") for spec in specs]
-    ended = trace.pods.departure_s[trace.pods.departure_s != NEVER]
-    horizon = float(max(ended.max(), trace.pods.arrival_s.max()))
-    return stream(trace, ("owner", "owner-size", "size", "all"), values, horizon, 0.0)
+    return stream(trace, ("owner", "owner-size", "size", "all"), values, span_of(trace)[1], 0.0)
 
 
 def azure_arrivals(folder: Path) -> Arrivals:
