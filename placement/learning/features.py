@@ -75,14 +75,12 @@ class Context:
     """What a forecast may know beside the workload's own series of one resource.
 
     ``other`` is the same workloads' past in the other resource (None when it is not measured); ``cores`` and
-    ``memory_gib`` are (N,) requests; ``kin`` is (N, O, K), what :mod:`placement.learning.kin` tells. What is not known
-    becomes NaN, so the schema is the same everywhere.
+    ``memory_gib`` are (N,) requests. What is not known becomes NaN, so the schema is the same everywhere.
     """
 
     cores: FloatArray
     memory_gib: FloatArray
     other: Past | None = None
-    kin: SingleArray | None = None
 
     def of(self, rows: slice) -> Context:
         """Of some of the workloads."""
@@ -91,7 +89,6 @@ class Context:
             cores=self.cores[rows],
             memory_gib=self.memory_gib[rows],
             other=None if self.other is None else self.other.of(rows),
-            kin=None if self.kin is None else self.kin[rows],
         )
 
 
@@ -103,10 +100,11 @@ class FeatureTable:
     values: SingleArray = field(repr=False)
 
 
-def featurize(past: Past, target: Target, context: Context) -> FeatureTable:
-    """(N, O, F) features of every workload at every origin, from samples before the origin only."""
+def featurize(past: Past, target: Target, context: Context, kin: SingleArray | None = None) -> FeatureTable:
+    """(N, O, F) features of every workload at every origin, from samples before the origin only; ``kin`` as in
+    :func:`kin_features`."""
     own = side_by_side(common_features(past, context), target_features(past, target))
-    return side_by_side(own, kin_features(past, context))
+    return side_by_side(own, kin_features(past, kin))
 
 
 def common_features(past: Past, context: Context) -> FeatureTable:
@@ -126,11 +124,11 @@ def target_features(past: Past, target: Target) -> FeatureTable:
     return _table(past, lambda part, rows: _windows(part, target))
 
 
-def kin_features(past: Past, context: Context) -> FeatureTable:
-    """Features made of other workloads' usage, and of what is known of the workload beside its own."""
+def kin_features(past: Past, kin: SingleArray | None) -> FeatureTable:
+    """Features made of other workloads' usage, and of what is known of the workload beside its own: (N, O, K), what
+    :mod:`placement.learning.kin` tells, or None."""
     shape = (len(past.share), len(past.origins), len(KIN_NAMES))
-    values = np.full(shape, np.nan, np.float32) if context.kin is None else context.kin
-    return FeatureTable(FeatureSchema(KIN_NAMES), values)
+    return FeatureTable(FeatureSchema(KIN_NAMES), np.full(shape, np.nan, np.float32) if kin is None else kin)
 
 
 def side_by_side(left: FeatureTable, right: FeatureTable) -> FeatureTable:

@@ -215,8 +215,8 @@ class ModelPredictor:
         other = batch.past.get(MEMORY if resource == CPU else CPU)
         kin = batch.kin[:, :, LEARNED.index(resource)] if self.reads_kin else None
         asked = {name: np.where(amounts > 0, amounts, np.nan) for name, amounts in batch.asked.items()}
-        context = Context(asked[CPU] / 1000, asked[MEMORY] / 2**30, other, kin=kin)
-        return np.asarray(featurize(batch.past[resource], self.target, context).values, np.float32)
+        context = Context(asked[CPU] / 1000, asked[MEMORY] / 2**30, other)
+        return featurize(batch.past[resource], self.target, context, kin).values
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ when it ended. Gaps in the recent past or in the target drop the sample; nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -183,11 +183,10 @@ class Recording:
     def kin(self, resource: str, target: Target) -> FeatureTable:
         """(N, O, K) what other workloads tell, as of :data:`LAG_H` hours before each origin."""
         past, facts = self.pasts[resource], self.series.facts
-        context = Context(self.cores, self.cores)
-        if any(any(f.keys()) for f in facts):
-            earlier = past.at(past.origins - LAG_H * HOUR)
-            context = replace(context, kin=from_kin(codes_of(facts), own_facts(facts), standing(earlier, target)))
-        return kin_features(past, context)
+        if not any(any(f.keys()) for f in facts):
+            return kin_features(past, None)
+        earlier = past.at(past.origins - LAG_H * HOUR)
+        return kin_features(past, from_kin(codes_of(facts), own_facts(facts), standing(earlier, target)))
 
     def samples(self, resource: str, target: Target, *, first_day: int = 0) -> Samples:
         """All usable samples of a task."""
