@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -58,6 +59,27 @@ def test_every_rule_on_the_past_says_of_steady_use_what_it_is_but_for_the_width_
     found = said(load_rungs(f"rule:{name}", TARGET), [1000] * 9 * DAY, [2 * GIB] * 9 * DAY)
     assert 1000 <= found.of[CPU].uppers[HISTORY] * (1 + 1e-6) <= 1400
     assert 2 <= found.of[MEMORY].uppers[HISTORY] * (1 + 1e-6) / GIB <= 2.8
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_a_rule_reads_as_much_of_the_past_as_its_answer_depends_on(name: str) -> None:
+    """VPA's histogram of memory has peaks of eight days, say: of one day it would say half as much."""
+    rng, past = np.random.default_rng(5), UsageHistory("w")
+    for step, share in enumerate(rng.gamma(0.3, 0.1, 27 * DAY + 84).clip(0, 1), 1):
+        past.add(NOW + step * STEP_S, cpu_millicores=int(4000 * share), memory_bytes=int(8 * GIB * share))
+    snapshot = past.snapshot()
+    assert snapshot is not None
+    names, question = {CPU: (name, 1.0), MEMORY: (name, 1.0)}, Question("w", ASKS, snapshot)
+
+    @dataclass(frozen=True)
+    class Whole(HistoryPredictor):
+        days = 28
+
+    as_served, of_all = (
+        ask(Rungs(((HISTORY, one(TARGET, names)),), TARGET), [question])[0] for one in (HistoryPredictor, Whole)
+    )
+    for resource in ASKS:
+        assert as_served.of[resource].uppers[HISTORY] == pytest.approx(of_all.of[resource].uppers[HISTORY], rel=1e-5)
 
 
 def test_an_idle_workload_is_said_to_use_a_thousandth_so_that_ratios_mean_something() -> None:

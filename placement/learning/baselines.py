@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from placement.learning.histograms import (
     daily_peak_percentiles,
     histogram_percentiles,
 )
-from placement.learning.usage import DAY, HOUR, SingleArray
+from placement.learning.usage import DAY, HISTORY_DAYS, HOUR, SingleArray
 from placement.learning.windows import P95, PEAK, Past, in_parts, trailing_max, trailing_sum, window_percentiles
 from placement.resources import CPU, MEMORY, FloatArray
 
@@ -204,6 +205,13 @@ class Baseline:
     needs_days: float = 1.0
     reads_target: bool = False
     """False when the forecast is the same for every horizon and statistic."""
+    looks_back_days: int = 0
+    """How far it looks, where that is further than it needs: histograms fade and have no end."""
+
+    @property
+    def reads_days(self) -> int:
+        """Days of history that its forecast depends on, at least one."""
+        return max(1, ceil(self.needs_days), self.looks_back_days)
 
 
 def _entries() -> Iterable[Baseline]:
@@ -218,17 +226,17 @@ def _entries() -> Iterable[Baseline]:
         for name, hours in (("10h", 10), ("24h", 24), ("7d", 168)):
             yield Baseline(f"nsigma-{n}-{name}", partial(n_sigma, n=n, hours=hours), hours / 24)
     yield Baseline("max-predictor", max_predictor)
-    yield Baseline("vpa-p90", partial(vpa, percent=90.0))
-    yield Baseline("vpa-p95", partial(vpa, percent=95.0))
-    yield Baseline("vpa-p90-floors", partial(vpa, percent=90.0, floors=True))
-    yield Baseline("vpa-p95-floors", partial(vpa, percent=95.0, floors=True))
-    yield Baseline("koordinator", koordinator)
+    yield Baseline("vpa-p90", partial(vpa, percent=90.0), looks_back_days=HISTORY_DAYS)
+    yield Baseline("vpa-p95", partial(vpa, percent=95.0), looks_back_days=HISTORY_DAYS)
+    yield Baseline("vpa-p90-floors", partial(vpa, percent=90.0, floors=True), looks_back_days=HISTORY_DAYS)
+    yield Baseline("vpa-p95-floors", partial(vpa, percent=95.0, floors=True), looks_back_days=HISTORY_DAYS)
+    yield Baseline("koordinator", koordinator, looks_back_days=HISTORY_DAYS)
     yield Baseline("seasonal-d1", partial(seasonal, days=1), 2, True)
     yield Baseline("dsp-max", partial(seasonal, days=7), 7, True)
     yield Baseline("max28w", partial(worst_window, days=28), 28, True)
-    yield Baseline("autopilot-mw", autopilot)
+    yield Baseline("autopilot-mw", autopilot, looks_back_days=HISTORY_DAYS)
     yield Baseline("replay-p99-7d", partial(percentile, percent=99, hours=168), 7)
-    yield Baseline("coach-6x4h", coach, 7, True)
+    yield Baseline("coach-6x4h", coach, 7, True, 8)
 
 
 BASELINES: dict[str, Baseline] = {entry.name: entry for entry in _entries()}

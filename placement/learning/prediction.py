@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Protocol
 
@@ -126,7 +125,7 @@ class HistoryPredictor:
     @property
     def days(self) -> int:
         """See :class:`Predictor`."""
-        return max(1, *(ceil(BASELINES[name].needs_days) for name, _ in self.names.values()))
+        return max(BASELINES[name].reads_days for name, _ in self.names.values())
 
     def shares(self, batch: Batch, resource: str) -> SingleArray | None:
         """See :class:`Predictor`."""
