@@ -261,9 +261,7 @@ class Spots:
         return [spot for path in self.paths for spot in path]
 
 
-def frontier_chart(
-    title: str, groups: Sequence[Spots], *, x_label: str, y_label: str, mark_x: float | None = None
-) -> str:
+def frontier_chart(title: str, groups: Sequence[Spots], *, x_label: str, y_label: str, mark_x: float) -> str:
     """Risk against cost: a dot per seed, small dots joined along a knob; a dashed line at the budget.
 
     Groups that share a colour differ: those after the first with it have rings and dashed lines.
@@ -271,14 +269,13 @@ def frontier_chart(
     points = [p for g in groups for p in g.spots]
     if not points:
         return ""
-    most = max([p.x for p in points] + ([mark_x] if mark_x is not None else []))
+    most = max(mark_x, *(p.x for p in points))
     low, high = min(p.y for p in points), max(p.y for p in points)
     pad = (high - low) * 0.08 or 1.0
     xs, ys = (0.0, most * 1.05 or 1.0), (low - pad, high + pad)
     body, at_x, at_y = _axes(xs, ys, x_label, y_label, NAMES_BELOW)
-    if mark_x is not None:
-        x, floor = at_x(mark_x), HEIGHT - BOTTOM
-        body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
+    x, floor = at_x(mark_x), HEIGHT - BOTTOM
+    body.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor}" stroke-dasharray="4 4"/>')
     legend = []
     for i, group in enumerate(groups):
         look = f'fill="{colour(i)}" fill-opacity="0.75"'

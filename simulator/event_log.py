@@ -11,7 +11,7 @@ from placement.log_lines import LineWriter
 from placement.strategies import strategy_to_toml
 from placement.strategy import Strategy
 from placement.whole_files import whole_file
-from simulator.delivery import DELIVERIES, Delivery
+from simulator.delivery import Delivery
 
 
 def write_log(
@@ -19,8 +19,8 @@ def write_log(
     events: EventLog,
     strategies: list[Strategy],
     *,
-    begins_s: int = 0,
-    delivery: Delivery = DELIVERIES["decide"],
+    begins_s: int,
+    delivery: Delivery,
 ) -> None:
     """Write ``events`` as the only segment of ``folder``, which is made; their second 0 is the Unix time ``begins_s``.
 

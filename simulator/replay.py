@@ -182,7 +182,6 @@ class Replay:
         self._learns = bool(self.options.knowledge is None and strategy.needs)
         self._learn_at = self.options.learn_from
         self._leaving = False
-        self._retries = self.options.retries
         self.snapshot = self.state.snapshot()
         self._courier = None if self.options.delivery.is_exact else Courier(self.options.delivery, strategy)
         self.rng = np.random.default_rng([self.options.seed, 0x5EED])
@@ -218,11 +217,9 @@ class Replay:
         started, cpu_started = perf_counter(), process_time()
         self._begin()
         loop_started = process_time()
-        pods, queue = self.trace.pods, self._queue
-        timeline: Timeline = self.timeline
-        arrivals: list[int] = pods.arrival_s.tolist()
-        end_s = self._end_s(arrivals)
-        num, i = len(arrivals), 0
+        queue, timeline = self._queue, self.timeline
+        arrivals: list[int] = self.trace.pods.arrival_s.tolist()
+        num, i, end_s = len(arrivals), 0, self.end_s
         is_gated = self.options.delivery.gate is not None
         arrive: Callable[[int], None] = self._arrive_gated if is_gated else self._arrive
         handlers: dict[int, Callable[[Any], None]] = {
@@ -290,13 +287,15 @@ class Replay:
         self.failed: dict[int, str] = {}
         self._reasons: dict[PodSpec, str] = {}  # as of each class's first failure
         self.num_decisions = self.num_preemptions = self.num_evictions = self.lost_pod_s = 0
-        self.time_s = int(arrival[0]) if num else 0
+        self.time_s, last_s = (int(arrival[0]), int(arrival[-1])) if num else (0, 0)
+        self.end_s: int = options.end_s
+        if self.end_s == NEVER and not lasts.all():
+            self.end_s = last_s  # something never ends
         self.timeline: Timeline = Timeline(
             self.state,
             start_s=self.time_s + options.warmup_s,
-            end_s=self._end_s(arrival.tolist()) if num else 0,
+            end_s=last_s if self.end_s == NEVER else self.end_s,
             samples=options.samples,
-            last_arrival_s=int(arrival[-1]) if num else 0,
             specs=trace.specs,
             classes=trace.pods.spec,
             workload=Workload.of(trace.specs, np.bincount(trace.pods.spec, minlength=len(trace.specs)).tolist()),
@@ -307,13 +306,6 @@ class Replay:
             self._push(max(event.time_s, self.time_s), _NODE, event)  # what was before the first arrival stands then
         for policy in options.policies:
             self._push(self.time_s + policy.every_s, _POLICY, policy)
-
-    def _end_s(self, arrivals: list[int]) -> int:
-        """When to stop: as told, or at the last arrival if something never ends."""
-        if self.options.end_s != NEVER:
-            return self.options.end_s
-        endless = not self.options.departures or bool((self.trace.pods.departure_s < 0).any())
-        return arrivals[-1] if endless and arrivals else NEVER
 
     def _is_over(self, time_s: int, kind: int, subject: object) -> bool:
         """After the last arrival: whether this event and all that are ahead leave everything as it is.
@@ -482,7 +474,7 @@ class Replay:
         for pod in astray:
             self.gangs.let_go(pod)
             self._enter(pod, self.specs[pod])
-        for pod in () if self._retries else [pod for pod in pods if pod in self._gathering.since]:
+        for pod in () if self.options.retries else [pod for pod in pods if pod in self._gathering.since]:
             self._let_go(pod)
 
     def _hold(self, steps: Sequence[Step]) -> dict[int, tuple[int, int]]:
@@ -634,9 +626,7 @@ class Replay:
         self.placed_s[pod] = time_s
         lifetime = self.lifetimes[pod]
         if lifetime >= 0:
-            heapq.heappush(
-                self._queue, (time_s + lifetime, _END, next(self._order), _Ending(pod, self.generation[pod]))
-            )
+            self._push(time_s + lifetime, _END, _Ending(pod, self.generation[pod]))
 
     def _ended(self, ending: _Ending) -> None:
         pod = ending.pod
@@ -657,7 +647,7 @@ class Replay:
         return resident
 
     def _wait(self, pod: int, unit: Unit) -> None:
-        if not self._retries:
+        if not self.options.retries:
             reason = self._reason(unit)
             for member in self._pods_of(unit, pod):
                 if self.first_placed_s[member] < 0:  # who ran and lost his node has had a place

@@ -54,8 +54,8 @@ class Timeline:
     state: ClusterState
     start_s: int
     end_s: int
+    """When the last sample is expected: the end of the replay, or the last arrival."""
     samples: int
-    last_arrival_s: int
     specs: tuple[PodSpec, ...]
     classes: IntArray
     """``(P,)`` index into ``specs`` of each pod, in order of arrival."""
@@ -93,8 +93,7 @@ class Timeline:
         self._need_cpu = np.concatenate([[MAX_AMOUNT], np.minimum.accumulate(least[self.classes])])
         self._num_running = 0
         self._num_empty = 0
-        last = self.end_s if self.end_s >= 0 else self.last_arrival_s
-        self._step = max((last - self.start_s) // max(self.samples, 1), 1)
+        self._step = max((self.end_s - self.start_s) // max(self.samples, 1), 1)
         self.next_s = self.start_s + 1
         """When the next sample is due; the first shows what came in the first second."""
         self._columns: Columns | None = None
@@ -217,11 +216,6 @@ class Timeline:
         for key, num in self._alive.items():
             self.node_s[key] += passed * num
         self._fleet_since_s = time_s
-
-    def node_seconds(self, time_s: int) -> Counter[tuple[str, bool]]:
-        """Node-seconds per (shape, spot) up to ``time_s``, which is not before the last change."""
-        passed = max(time_s - self._fleet_since_s, 0)
-        return self.node_s + Counter({key: passed * num for key, num in self._alive.items()})
 
     def finish(self, time_s: int) -> None:
         """Close the window at ``time_s`` with a last sample."""

@@ -146,8 +146,8 @@ def test_what_an_act_saved_adds_up_from_the_nodes_that_went_stayed_and_came() ->
         bills = []
         for last in (act - 1, act):
             outcome, _ = _replay(waves(), BOOK, replace(question, end_s=(act + 1) * HOUR_S), last)
-            seconds = outcome.timeline.node_seconds((act + 1) * HOUR_S)
-            bills.append(sum(s / 3600 * BOOK.shapes[name].usd_per_hour for (name, _), s in seconds.items()))
+            hours = {name: s / 3600 for (name, _), s in outcome.timeline.node_s.items()}
+            bills.append(sum(number * BOOK.shapes[name].usd_per_hour for name, number in hours.items()))
         parts = [float(row[key] or 0) for key in ("stayed", "others", "again")]
         assert row["realised_usd_per_hour"] == pytest.approx(bills[0] - bills[1])
         assert row["realised_usd_per_hour"] == pytest.approx(parts[0] - parts[1] - parts[2])

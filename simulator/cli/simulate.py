@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from placement.command_text import shown_command
-from placement.errors import ConfigError, PlacementError
+from placement.errors import PlacementError
 from placement.learning.horizons import HORIZONS
 from simulator.cli.options import BAD_ROWS, OUTPUT, QUIET, REPORT
 from simulator.output import emit, progress, render, write_whole
@@ -397,6 +397,3 @@ def show(strategy: str) -> None:
     from placement.strategies import strategy_named, strategy_to_toml
 
     click.echo(strategy_to_toml(strategy_named(strategy)), nl=False)
-
-
-__all__ = ["ConfigError", "compare", "simulate", "strategies"]
