@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def measure(outcome: Outcome, trace: Trace, book: PriceBook) -> dict[str, Any]:
         price = _price(book, shape, spot, fleet)
         usd["spot" if spot else "on_demand"] += price * seconds / 3600
     if not book.shapes or all(shape not in book.shapes for shape, _ in timeline.node_s):
-        usd = _fleet_usd(trace, book, hours)
+        usd = _fleet_usd(trace, book, timeline.start_s, timeline.time_s)
     taken, offered = timeline.taken_s, timeline.offered_s
     last = timeline.series[-1]
     is_measured = trace.pods.arrival_s >= timeline.start_s
@@ -90,11 +91,21 @@ def _price(book: PriceBook, shape: str, spot: bool, fleet: Mapping[tuple[str, bo
     return book.usd_per_hour(node) if node is not None else 0.0
 
 
-def _fleet_usd(trace: Trace, book: PriceBook, hours: float) -> dict[str, float]:
-    """A fixed fleet without shapes: every node for the whole window, at the rates of its parts."""
+def _fleet_usd(trace: Trace, book: PriceBook, start_s: int, end_s: int) -> dict[str, float]:
+    """A fixed fleet without shapes, at the rates of its parts: a node costs while it belongs to it, also while it is down."""
+    paid_s = Counter({node.name: end_s - start_s for node in trace.nodes})
+    gone: dict[str, int] = {}
+    for event in sorted(trace.failures, key=lambda event: event.time_s):
+        at = min(max(event.time_s, start_s), end_s)
+        if event.kind in ("remove", "drain"):
+            gone.setdefault(event.node, at)
+        elif event.kind in ("add", "repair"):
+            paid_s[event.node] -= at - gone.pop(event.node, at)
+    for name, at in gone.items():
+        paid_s[name] -= end_s - at
     usd = {"on_demand": 0.0, "spot": 0.0}
     for node in trace.nodes:
-        usd["spot" if node.spot else "on_demand"] += book.usd_per_hour(node) * hours
+        usd["spot" if node.spot else "on_demand"] += book.usd_per_hour(node) * (paid_s[node.name] / 3600)
     return usd
 
 

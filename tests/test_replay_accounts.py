@@ -157,6 +157,23 @@ def test_waits_of_the_warm_up_are_not_measured() -> None:
     assert [m["placed"] for m in metrics] == [4, 4]
 
 
+def test_nodes_of_ones_own_cost_while_they_belong_to_the_fleet_also_while_they_are_down() -> None:
+    fleet = [node("gone"), node("came", 4), node("down", 8), node("drained", 16)]
+    events = [(0, "remove", "came"), (500, "fail", "down"), (3600, "remove", "gone"), (3600, "add", "came")]
+    events += [
+        (5400, "drain", "drained"),
+        (5400, "remove", "drained"),
+        (6000, "repair", "drained"),
+        (9999, "add", "gone"),
+    ]
+    failures = [NodeEvent(*event) for event in events]
+    trace = Trace.of("log", fleet, [("pod", pod(1), 0, 7200)], failures=failures)
+    row = measure(replayed(trace, end_s=7200, warmup_s=1800), trace, PriceBook())["metrics"]
+    seconds = (1800, 3600, 5400, 4800)
+    usd = sum(s / 3600 * parts_usd(each, PriceBook().rates) for s, each in zip(seconds, fleet, strict=True))
+    assert row["usd"] == pytest.approx(usd, abs=1e-5)
+
+
 def test_spot_nodes_of_a_shape_that_the_price_book_does_not_know_cost_less_than_others() -> None:
     fleet = [
         replace(node("sold"), shape="m"),
