@@ -57,6 +57,17 @@ def test_a_gate_stays_while_one_of_somebody_else_keeps_the_pod_too_unless_all_ar
     assert is_stale(body) == (True, "")
 
 
+def test_at_a_deadline_of_zero_what_is_of_this_second_goes_too() -> None:
+    """The API server's clock is known to the second: by it such a pod may even be of the future."""
+    for age_s in (0, -1):
+        at_once = stale(pod(age_s, planned="a", nominated="a", nominated_s=age_s), NOW_S, 0, 0)
+        assert at_once is not None
+        assert (at_once.is_gated, at_once.nominated) == (True, "a")
+        at_once = stale(pod(age_s, gated=False, planned="a", nominated="a", nominated_s=age_s), NOW_S, 0, 0)
+        assert at_once is not None
+        assert at_once.nominated == "a"
+
+
 def test_an_old_nomination_of_ours_is_cleared_and_one_by_kube_scheduler_is_not() -> None:
     assert is_stale(pod(100, gated=False, planned="a", nominated="a", nominated_s=61)) == (False, "a")
     assert is_stale(pod(100, gated=False, planned="a", nominated="b", nominated_s=61)) == (False, "")

@@ -47,7 +47,8 @@ class _Stale:
 
 
 def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: float) -> _Stale | None:
-    """What of a pod is to be swept, None if nothing is. A time that cannot be read counts as old.
+    """What of a pod is to be swept, None if nothing is. A time that cannot be read counts as old; at a deadline of 0 all do,
+    those of this second too.
 
     While a gate of somebody else keeps the pod as well, ours costs it nothing, and planners have not begun to count its
     time: it stays, unless the deadline is 0.
@@ -57,15 +58,16 @@ def stale(pod: objects.Pod, now_s: float, deadline_s: float, gang_deadline_s: fl
         return None
     labels, annotations = meta.labels or {}, meta.annotations or {}
     limit_s = gang_deadline_s if gang_besides_labels(pod) or gang_named(labels) else deadline_s
+    is_all = limit_s <= 0
     gates = {gate.get("name") for gate in pod.spec.schedulingGates or ()}
-    is_ripe = GATE in gates and (len(gates) == 1 or limit_s <= 0)
-    is_gated = is_ripe and _age_s(meta.creationTimestamp, now_s) > limit_s
+    is_ripe = is_all or (len(gates) == 1 and _age_s(meta.creationTimestamp, now_s) > limit_s)
+    is_gated = GATE in gates and is_ripe
     planned = annotations.get(NODE_ANNOTATION, "")
     is_ours = bool(planned) and planned == status.nominatedNodeName
     planned_s = _age_s(annotations.get(TIME_ANNOTATION), now_s)
     if planned_s < -limit_s:  # by a clock that was ahead; it is not older than its pod
         planned_s = _age_s(meta.creationTimestamp, now_s)
-    is_old = is_ours and (is_gated or planned_s > limit_s)
+    is_old = is_ours and (is_all or is_gated or planned_s > limit_s)
     if not is_gated and not is_old:
         return None
     return _Stale(Who(meta.uid, meta.namespace, meta.name), planned if is_old else "", is_gated)
