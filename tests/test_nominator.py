@@ -184,6 +184,23 @@ async def test_pods_that_fit_nowhere_fill_no_batch_after_batch_however_important
         assert not is_free(api, "large0")
 
 
+async def test_room_that_others_were_evicted_for_is_the_preemptors(tmp_path: Path) -> None:
+    """Their victims are gone, and kube-scheduler tries it again when its back-off ends."""
+    async with cluster() as api, planning(api, tmp_path) as planner:
+        waits = pod_object("preemptor", cpu="8")
+        waits["status"]["nominatedNodeName"] = "node-0001"
+        api.put("pods", waits)
+        await until(lambda: "uid-preemptor" in planner.engine.ledger.pods)
+        for i in range(3):
+            api.put("pods", gated(f"p{i}", "8"))
+        await until(lambda: sum(is_free(api, f"p{i}") for i in range(3)) == 2)
+        await asyncio.sleep(0.5)  # several windows
+        assert sorted(nominated(api, f"p{i}") for i in range(3)) == ["", "node-0000", "node-0002"]
+        assert "uid-preemptor" not in planner.engine.ledger.reservations
+        api.delete("pods", "preemptor", "default")
+        await until(lambda: all(is_free(api, f"p{i}") for i in range(3)))
+
+
 async def test_quantities_that_are_a_mistake_keep_nobody_else_from_being_planned(tmp_path: Path) -> None:
     """Whoever may make pods in one namespace could stop all planning; a kubelet could as well."""
     async with cluster() as api, planning(api, tmp_path) as planner:
@@ -756,8 +773,10 @@ async def test_who_is_let_go_is_told_whether_it_was_planned_in_vain_or_not_at_al
         return [one["reason"] for one in said]
 
     caplog.set_level(logging.INFO, logger="scheduler.planning.nominator")
-    async with cluster() as api, planning(api, tmp_path, plan=replace(PLAN, gate_deadline_s=3)) as planner:
+    async with cluster() as api, planning(api, tmp_path) as planner:
         api.put("pods", gated("large", "100"))
+        await until(lambda: bool(planner.nominator._tried))
+        planner.nominator.settings = replace(PLAN, gate_deadline_s=1)
         await until(lambda: is_free(api, "large"))
         assert told() == [nominator.NO_PLACE]
 

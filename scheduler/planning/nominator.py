@@ -18,6 +18,7 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -84,6 +85,12 @@ class Active(NamedTuple):
 def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
     """Who is planned, held and delivered together: (namespace, gang), or the UID of a pod that is alone."""
     return groups.gang_of(seen.spec) or (seen.namespace, seen.uid)
+
+
+def _is_preemptor(seen: Seen) -> bool:
+    """Whether kube-scheduler nominated a pod that waits: it does so where others leave for it."""
+    is_by_others = bool(seen.nominated) and seen.nominated != seen.planned
+    return is_by_others and not (seen.node or seen.is_gated or seen.is_held or seen.spec.leaving)
 
 
 def _parts(gangs: list[list[Promise]]) -> Iterator[list[list[Promise]]]:
@@ -307,11 +314,28 @@ class Nominator:
         return whole
 
     async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
-        problem = batch_problem(Cluster(self.engine.state, pods))
+        with self._preemptors_counted():
+            problem = batch_problem(Cluster(self.engine.state, pods))
         covered, gated = {p.uid for members in problem.pods for p in members}, self.engine.ledger.gated
         await self._let_go({gated[p.uid]: UNCOVERED for p in pods if p.uid not in covered and p.uid in gated})
         batched = await self.solver.solve(problem.batch, self.settings.time_s, self.engine.settings.seed)
         return batch_plan(problem, batched, time_s=0.0)
+
+    @contextmanager
+    def _preemptors_counted(self) -> Iterator[None]:
+        """Room that kube-scheduler had others evicted for is the preemptor's, who may be tried again seconds after they left.
+        No answer counts it: kube-scheduler itself offers no node where it would be missed."""
+        ledger = self.engine.ledger
+        waits = [
+            seen
+            for seen in ledger.pods.values()
+            if _is_preemptor(seen) and ledger.assume(seen.who, seen.spec, seen.nominated, 0)
+        ]
+        try:
+            yield
+        finally:
+            for seen in waits:
+                ledger.forget(seen.uid, "not decided here")
 
     def _deliver_soon(self, gangs: list[list[Promise]]) -> None:
         self._busy.update(promise.seen.uid for members in gangs for promise in members)
