@@ -97,7 +97,7 @@ class Churn:
         await self.attempt(self.cluster.call("POST", PATH, self.pod(name)))
         for old in [n for n, at in self.dies_s.items() if at < now]:
             if await self.attempt(self.cluster.delete(old)):
-                del self.dies_s[old]
+                self.dies_s.pop(old, None)  # the garbage collector may have been first
                 if self.rng.random() < 0.1:
                     await self.attempt(self.cluster.call("POST", PATH, self.pod(old)))
                     self.dies_s[old] = now + LIVES_S
