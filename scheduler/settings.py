@@ -393,6 +393,8 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            return  # that is told of the section itself
     table[last] = value
 
 

@@ -32,6 +32,12 @@ def test_an_option_beats_the_file_and_the_file_beats_the_default(tmp_path: Path)
     assert (settings.strategy, settings.http.port, settings.mode) == ("first-fit", 0, "shadow")
 
 
+@pytest.mark.parametrize("text", ["http:\n", "http: 5\n"])
+def test_an_option_of_a_section_that_is_no_table_is_wrong_as_the_section_is(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"1 to mend:\n  - http = (None|5): must be a table"):
+        read_settings(write(tmp_path, text, "ullage.yaml"), {"http.port": 1})
+
+
 def test_nothing_given_is_the_careful_default() -> None:
     assert read_settings(None) == Settings()
     assert Settings().mode == "shadow"
