@@ -338,7 +338,9 @@ class RecordStore:
         oldest_s = now_s - self.settings.max_age_days * 86_400
         try:
             with self._database as database:
+                self._fleets.clear()
                 gone = database.execute("DELETE FROM records WHERE asked_s < ?", (oldest_s,)).rowcount
+                database.execute(_UNUSED)
                 while self._bytes() > self.settings.max_bytes:
                     count = database.execute("SELECT count(*) FROM records").fetchone()[0]
                     if not count:
@@ -346,8 +348,7 @@ class RecordStore:
                     number = max(1, int(count * PRUNE_SHARE))
                     future = database.execute(_FUTURE, (clock_s, number)).rowcount
                     gone += future or database.execute(_OLDEST, (number,)).rowcount
-                self._fleets.clear()
-                database.execute(_UNUSED)
+                    database.execute(_UNUSED)  # nodes may be most of the file, where they come and go
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
         except sqlite3.Error as error:
             self._failed(error)

@@ -167,6 +167,21 @@ def test_old_records_and_too_many_are_pruned_oldest_first(tmp_path: Path) -> Non
     store.close()
 
 
+def test_no_more_records_go_than_must_where_nodes_take_most_of_the_room(tmp_path: Path) -> None:
+    store, now_s = RecordStore(tmp_path / "r.db", RecordSettings(max_bytes=2**20)), 2_000_000_000.0
+    draws, batch = np.random.default_rng(0), [_sample(number, now_s + number) for number in range(400)]
+    for record in batch[::10]:
+        amounts = draws.integers(0, 2**60, (3, 1500))
+        record.nodes = Fleet(tuple(f"n{row}" for row in range(1500)), *amounts)
+    store.write(batch)
+    before = store._bytes()
+    assert before > 1.5 * 2**20
+    gone = store.prune(now_s, now_s + 400)
+    assert store._bytes() <= 2**20
+    assert gone / 400 < 1 - 2**20 / before + 0.1
+    store.close()
+
+
 def test_a_record_brings_its_fleet_along_when_that_was_lost_or_pruned(tmp_path: Path) -> None:
     store, now_s = RecordStore(tmp_path / "r.db"), 2_000_000_000.0
     fleet = Fleet(("n0", "n1"), np.array([4000, 8000]), np.array([1, 1]), np.array([0, 0]))
