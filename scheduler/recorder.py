@@ -299,12 +299,19 @@ class Recorder:
         self.store.open()
         while not (self._stop.wait(PAUSE_S) and not self._queue):
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
-            if batch and not self.store.write(self._written_out(item, last) for item in batch):
-                self.metrics.records_dropped.inc(len(batch))
+            if batch and not self._is_written(batch, last):
+                self.metrics.records_dropped.inc(sum(isinstance(item, Taken) for item in batch))
             if time.monotonic() - pruned_s > PRUNE_EVERY_S:
                 pruned_s = time.monotonic()
                 self.store.prune(calm_s(), time.time())
         self.store.close()
+
+    def _is_written(self, batch: list[Taken | Fleet | Seen], last: dict[int, Masks]) -> bool:
+        try:
+            return self.store.write(self._written_out(item, last) for item in batch)
+        except Exception as error:  # what cannot be written out takes its batch along, not all that come after
+            log.error("decision records lost", exc_info=error)
+            return False
 
     def _written_out(self, item: Taken | Fleet | Seen, last: dict[int, Masks]) -> Record | Fleet | Seen:
         """Once nobody waits for an answer, or at once where records would be lost otherwise."""

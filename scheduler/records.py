@@ -320,7 +320,7 @@ class RecordStore:
                         _, mode, node = max(rows, default=(0.0, "", ""))
                         if node:
                             self.on_final(mode, node == item.node)
-        except sqlite3.Error:
+        except Exception:
             self._fleets.clear()
             raise
 

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,19 @@ def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert live.ask("web-0", cpu_pod(1)).decision.is_placed
     live.recorder.close()
     assert live.metrics.records_dropped._value.get() >= 1
+
+
+def test_a_record_that_cannot_be_written_out_takes_its_batch_along_and_nothing_after(live: Live, tmp_path: Path) -> None:
+    live.ask("bad", cpu_pod(1, owner="ReplicaSet/\ud800"))  # which no UTF-8 can say
+    while not live.metrics.records_dropped._value.get():
+        assert live.recorder._thread.is_alive()
+        time.sleep(0.01)
+    live.ask("good", cpu_pod(1))
+    live.recorder.close()
+    (record,) = read(tmp_path / "records.db")
+    assert record.name == "good"
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        assert reader.fleet(record.fleet) is not None, "it came with the batch that was lost"
 
 
 def test_a_file_that_failed_is_let_go_and_opened_anew_and_each_time_that_is_said(
