@@ -220,11 +220,10 @@ class Engine:
         request = tuple((name, amount) for name, amount in spec.request if name not in others)
         return replace(spec, request=request, unmodelled=(*spec.unmodelled, *sorted(others - {*spec.unmodelled}))), left
 
-    def decide(self, uid: str, spec: PodSpec, candidates: BoolArray) -> tuple[Decision, int]:
-        """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties."""
+    def decide(self, uid: str, spec: PodSpec, candidates: BoolArray, *, is_last: bool = True) -> tuple[Decision, int]:
+        """Choose among ``candidates (N,)`` and log it; the decision and the draw that settled ties. That there is no room is
+        no decision yet unless the question ``is_last``: it is asked once more."""
         strategy = self.in_force()
-        if strategy is not self.strategy:
-            self.metrics.fallback.labels("no knowledge").inc()
         draw = self._draws.getrandbits(62)
         offered = self._offered(strategy, spec, candidates)
         decision = strategy.decide(self.state.snapshot(), spec, None if offered is None else candidates, draw)
@@ -234,6 +233,10 @@ class Engine:
             wanted = strategy.decide(self.state.snapshot(), spec, narrowed, draw)
             if wanted.is_placed:  # the replacement of a pod that a plan moved goes where the plan wants it
                 decision, offered = wanted, self._offered(strategy, spec, narrowed)
+        if not (decision.is_placed or is_last):
+            return decision, draw
+        if strategy is not self.strategy:
+            self.metrics.fallback.labels("no knowledge").inc()
         asked = Asked(strategy.digest, spec, draw, offered)
         self.state.log.append(
             Event(self.ledger.time_s, placement_log.DECISION, uid, decision.node, decision.devices, asked)

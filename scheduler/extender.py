@@ -73,6 +73,13 @@ class _Asker:
     """What the decision leaves behind: done once its answer is on its way, before anything else is asked."""
 
 
+async def _later(ask: Callable[[], Response | Awaitable[Response]]) -> Response:
+    await rest(LATE_S)
+    response = ask()
+    assert isinstance(response, Response), "it waits once"
+    return response
+
+
 class Extender:
     """Routes requests to verbs. ``handle`` is what :class:`~scheduler.server.HttpServer` calls."""
 
@@ -146,11 +153,12 @@ class Extender:
         answer: Callable[[_Asker, Question, PodSpec], Outcome],
         request: Request,
         *,
-        has_waited: bool = False,
+        before: float = 0.0,
     ) -> Response | Awaitable[Response]:
-        started = time.perf_counter()
+        """Answer now, or later where the answer was :data:`LATE`; ``before`` is when that was asked for."""
+        started = before or time.perf_counter()
         question = wire.read_question(request.body, self.engine.table)
-        asker = _Asker(verb, request.arrived, is_gpu, has_waited)
+        asker = _Asker(verb, request.arrived, is_gpu, has_waited=bool(before))
         try:
             body, outcome = self._guarded(asker, question, answer)
         except PlacementError as error:
@@ -162,18 +170,10 @@ class Extender:
             asker.after, outcome = None, "error"
             body = self._neutral(asker, question, "internal error")
         if outcome == LATE:
-            return self._question_late(verb, is_gpu, answer, request)
+            return _later(partial(self._question, verb, is_gpu, answer, request, before=started))
         asker.answered = time.perf_counter()
         after = partial(self._settle, asker, outcome, len(question.rows), started)
         return Response(body, after=after, closes=outcome == NOT_SERVING)
-
-    async def _question_late(
-        self, verb: str, is_gpu: bool, answer: Callable[[_Asker, Question, PodSpec], Outcome], request: Request
-    ) -> Response:
-        await rest(LATE_S)
-        response = self._question(verb, is_gpu, answer, request, has_waited=True)
-        assert isinstance(response, Response), "it waits once"
-        return response
 
     def _about(self, verb: str, head: wire.Meta) -> dict[str, str]:
         """What a log line says of a question: the pod, and the decision that holds room for it, if one does."""
@@ -288,7 +288,7 @@ class Extender:
 
     def _decide(self, asker: _Asker, question: Question, spec: PodSpec, candidates: BoolArray) -> Outcome:
         engine, head, rows = self.engine, question.head, question.rows
-        decided = engine.decide(head.uid, spec, candidates)
+        decided = engine.decide(head.uid, spec, candidates, is_last=asker.has_waited)
         decision = decided[0]
         if not decision.is_placed and not asker.has_waited:
             return b"", LATE

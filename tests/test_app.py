@@ -541,11 +541,14 @@ async def test_a_pod_is_refused_once_the_watch_was_looked_at_again(
 
             async def look(seconds: float) -> None:
                 looks.append(seconds)
+                time.sleep(0.02)
                 if api.is_silent:
                     api.is_silent = False
                     api.changed.set()
                     await until(lambda: "uid-full" not in residents)
 
+            logged: list[placement_log.Event] = []
+            monkeypatch.setattr(scheduler.app.engine.state.log, "append", logged.append)
             monkeypatch.setattr("scheduler.extender.rest", look)
             pod, is_gpu = pod_object("p", milli=milli), milli > 0
             assert (await scheduler.filter(pod, NAMES[:1], gpu=is_gpu))["NodeNames"] == []
@@ -553,6 +556,10 @@ async def test_a_pod_is_refused_once_the_watch_was_looked_at_again(
             api.delete("pods", "full", "default")
             assert (await scheduler.filter(pod, NAMES[:1], gpu=is_gpu))["NodeNames"] == NAMES[:1]
             assert len(looks) == 2, "once each time"
+            told = scheduler.app.metrics.request_duration.labels("filter", "rejected" if mode == "decide" else mode)
+            assert told._sum.get() > 0.02
+            nodes = [event.node for event in logged if event.kind == placement_log.DECISION]
+            assert nodes == (["", NAMES[0]] if mode == "decide" else []), "each question is one decision"
 
 
 @pytest.mark.parametrize("milli", [0, 600])
