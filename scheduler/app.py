@@ -324,6 +324,7 @@ class App:
 
     def _gauges(self) -> None:
         metrics, state, ledger = self.metrics, self.engine.state, self.ledger
+        metrics.connections.set(sum(len(server.limits.connections) for server in (self.http, *self.side_servers)))
         metrics.is_leader.set(int(self.lead.term() > 0))
         metrics.cache_synced.set(int(self.informer.is_synced))
         for reflector in self.informer.reflectors:

@@ -45,7 +45,7 @@ class Metrics:
         self.http_rejected = counter(
             "ullage_http_rejected_total", "Requests answered with a 4xx or 5xx, by status.", ["status"]
         )
-        self.connections = gauge("ullage_http_connections", "Open connections.")
+        self.connections = gauge("ullage_http_connections", "Open connections, of all HTTP ports.")
 
         # the view and the ledger
         self.cache_synced = gauge("ullage_cache_synced", "1 when every list has been read at least once.")

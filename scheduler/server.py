@@ -514,7 +514,6 @@ class HttpServer:
             for connection in (*self.limits.connections, *self.limits.lingering):
                 if now > connection.expires and not connection.is_busy:
                     self._expire(connection)
-            self.limits.metrics.connections.set(len(self.limits.connections))
             if now > self.limits.spare_until:
                 self.limits.spare = None
 

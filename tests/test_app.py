@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -812,6 +813,17 @@ async def test_metrics_have_the_promised_names_and_no_node_or_pod_in_them(tmp_pa
         assert name in text
     assert "some-pod" not in text
     assert NAMES[0] not in text
+
+
+async def test_connections_of_all_ports_are_counted_together_when_they_are_asked_for(tmp_path: Path) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        app = scheduler.app
+        await app._listen_beside(replace(app.settings.http, port=0), app.extender.handle_page)
+        (side,) = app.side_servers
+        for port in (app.http.port, side.port, side.port):
+            async with scheduler.session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                text = await response.text()
+    assert "\nullage_http_connections 2.0\n" in text
 
 
 async def test_a_volume_that_gets_bound_decides_where_its_pod_may_go(tmp_path: Path) -> None:
