@@ -94,7 +94,7 @@ def why_not(record: Record, fleet: Fleet | None, node: str) -> dict[str, Any]:
         raise ConfigError(
             f"decision {record.id} kept no reasons (the recorder was busy); ask about another: ullage decisions list"
         )
-    if node not in fleet.names:
+    if node not in fleet.row_of:
         raise ConfigError(f"node {node!r} was not in the view at that decision; check the name")
     reason = record.why_not(fleet, node)
     if reason:

@@ -86,6 +86,11 @@ class Fleet:
         cpu, memory = (state.offered[state.lane(name), : state.num_rows].copy() for name in (CPU, MEMORY))
         return cls(tuple(state.names), cpu, memory, state.gpu_count[: state.num_rows].copy())
 
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each node."""
+        return {name: row for row, name in enumerate(self.names) if name}
+
     def is_same(self, other: Fleet) -> bool:
         """Whether both say the same of all nodes."""
         columns = ((self.cpu, other.cpu), (self.memory, other.memory), (self.gpus, other.gpus))
@@ -206,16 +211,13 @@ class Record:
 
     def why_not(self, fleet: Fleet, node: str) -> str:
         """The reason a node was turned away, empty if it was not; as far as the record knows."""
-        row = fleet.names.index(node)
+        row = fleet.row_of[node]
         return next((r for r, mask in self.masks.items() if r != IDLE and row < len(mask) and mask[row]), "")
 
     def was_idle(self, fleet: Fleet, node: str) -> bool | None:
         """Whether a node held nothing but daemons then; None if the record does not know."""
-        mask = self.masks.get(IDLE)
-        if mask is None or node not in fleet.names:
-            return None
-        row = fleet.names.index(node)
-        return bool(mask[row]) if row < len(mask) else None
+        mask, row = self.masks.get(IDLE), fleet.row_of.get(node)
+        return None if mask is None or row is None or row >= len(mask) else bool(mask[row])
 
 
 _COLUMNS = tuple(f.name for f in fields(Record) if f.name not in ("nodes", "packed"))
@@ -419,7 +421,8 @@ class RecordReader:
             found = row[0] if row else "unknown"
             raise ConfigError(f"records {path}: format {found}, this release reads {FORMAT}; use the one that wrote it")
         self.path = path
-        self._fleets: dict[str, Fleet] = {}
+        self._last: tuple[str, Fleet | None] = ("", None)
+        """Nodes that were asked for, by their digest: neighbouring records are about the same ones."""
 
     def __enter__(self) -> RecordReader:
         return self
@@ -438,12 +441,10 @@ class RecordReader:
 
     def fleet(self, digest: str) -> Fleet | None:
         """The nodes that a record's masks are about, None if the record kept none."""
-        if digest and digest not in self._fleets:
+        if digest and digest != self._last[0]:
             row = self._database.execute("SELECT nodes FROM fleets WHERE digest = ?", (digest,)).fetchone()
-            if row is None:
-                return None
-            self._fleets[digest] = Fleet.unpacked(row[0])
-        return self._fleets.get(digest)
+            self._last = digest, None if row is None else Fleet.unpacked(row[0])
+        return self._last[1] if digest else None
 
     def count(self) -> int:
         """How many records there are."""

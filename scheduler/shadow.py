@@ -38,7 +38,7 @@ class NodePrices:
 
     def of(self, fleet: Fleet, node: str) -> float:
         """USD an hour of one node."""
-        row = fleet.names.index(node)
+        row = fleet.row_of[node]
         cores, gib = float(fleet.cpu[row]) / 1000, float(fleet.memory[row]) / 2**30
         return cores * self.core_usd + gib * self.gib_usd + int(fleet.gpus[row]) * self.gpu_usd
 
@@ -187,8 +187,9 @@ def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices,
     last: dict[str, Pod] = {}
     busy, modes = BusyTimes(), set[str]()
     for record in records:
+        if not shadow.records:
+            shadow.from_s = record.asked_s
         shadow.records += 1
-        shadow.from_s = shadow.from_s or record.asked_s
         shadow.to_s = record.asked_s
         modes.add(record.mode)
         shadow.by_strategy[record.strategy] = shadow.by_strategy.get(record.strategy, 0) + 1
@@ -196,6 +197,7 @@ def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices,
         last[record.uid] = _pod(record, fleet, prices)
         if fleet is not None:
             busy.see(record, fleet)
+        record.masks = {}  # most of a record, and the last one about every pod is kept
     pods = list(last.values())
     shadow.pods = len(pods)
     shadow.in_shadow = modes == {"shadow"}

@@ -81,6 +81,16 @@ def test_a_difference_that_is_chance_is_not_called_clear(tmp_path: Path) -> None
     assert found.nodes_fewer.low < found.nodes_fewer.value < found.nodes_fewer.high
 
 
+def test_a_replay_begins_at_its_second_0(tmp_path: Path) -> None:
+    store, digest = RecordStore(tmp_path / "r.db"), FLEET.packed[0]
+    records = [_record(number, "busy", "idle", digest, (False, True, True)) for number in range(3)]
+    store.write([FLEET, *(replace(record, asked_s=100.0 * number) for number, record in enumerate(records))])
+    store.close()
+    with RecordReader(str(tmp_path / "r.db")) as reader:
+        found = compare(reader, reader.find(Query(newest_first=False)), NodePrices())
+    assert (found.from_s, found.to_s) == (0, 200)
+
+
 def test_only_the_last_decision_about_a_pod_counts(tmp_path: Path) -> None:
     store = RecordStore(tmp_path / "r.db")
     digest = FLEET.packed[0]
