@@ -125,7 +125,9 @@ def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert live.metrics.records_dropped._value.get() >= 1
 
 
-def test_a_record_that_cannot_be_written_out_takes_its_batch_along_and_nothing_after(live: Live, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_out_takes_its_batch_along_and_nothing_after(
+    live: Live, tmp_path: Path
+) -> None:
     live.ask("bad", cpu_pod(1, owner="ReplicaSet/\ud800"))  # which no UTF-8 can say
     while not live.metrics.records_dropped._value.get():
         assert live.recorder._thread.is_alive()
