@@ -390,12 +390,10 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            return  # that is told of the section itself
-    table[last] = value
+    section, _, last = key.rpartition(".")
+    into: Any = table.setdefault(section, {}) if section else table
+    if isinstance(into, dict):  # else that is told of the section
+        into[last] = value
 
 
 def _section(kind: Any, table: Any, prefix: str, problems: list[str]) -> Any:
