@@ -174,8 +174,8 @@ def test_a_rescue_places_gangs_whole_and_takes_none_apart() -> None:
 
 
 def test_devices_that_are_in_use_are_not_given_again() -> None:
-    def share(name: str, device: str) -> dict[str, Any]:
-        one = gpu_pod(name, 600)
+    def share(name: str, device: str, milli: int = 600) -> dict[str, Any]:
+        one = gpu_pod(name, milli)
         one["spec"]["nodeName"], one["status"]["phase"] = "g", "Running"
         one["metadata"]["annotations"] = {"ullage.dev/devices": device}
         return one
@@ -190,6 +190,10 @@ def test_devices_that_are_in_use_are_not_given_again() -> None:
     assert foreign.steps == (), "a device that the node does not have says nothing of where the pod is"
     small = planned("batch", taken(home, share("a-1", "7"), gpu_pod("w-1", 400)))
     assert len(small.steps) == 1
+    home["status"]["allocatable"]["ullage.dev/gpu-milli"] = "4000"
+    for said in ("0", "0,7"):
+        half = planned("batch", taken(home, share("a-1", said, 2000), gpu_pod("w-1", 1000)))
+        assert half.steps == (), "nor do devices that are not as many as the pod asks for, or not all there"
 
 
 def test_a_resource_that_no_node_offers_is_short_and_nothing_breaks() -> None:

@@ -233,7 +233,8 @@ def snapshot_of(
         devices = 0
         if home and spec.gpu is not None:
             given = devices_mask((pod.metadata.annotations or {}).get(DEVICES_ANNOTATION, ""))
-            devices = given & ((1 << num_devices.get(home, 0)) - 1)
+            if given.bit_count() == spec.gpu.count and not given >> num_devices.get(home, 0):
+                devices = given  # else nobody knows which, as the ledger has it
         waiting = (waits.get(uid, "") or nonsense) if not home else ""
         rows.append(SnapshotPod(uid, name, number, home, devices, stays, waiting, covering, deletion_cost(pod)))
     never = {n.metadata.name: why for n in nodes if (why := why_node_stays(n.metadata))}
