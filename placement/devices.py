@@ -75,7 +75,8 @@ class Devices:
 
     @property
     def are_whole(self) -> bool:
-        """Nothing but whole devices is asked for or free: then the sum over a node's devices says all."""
+        """Nothing but whole devices is asked for or free: then the sum over a node's devices says all, unless pods hide on
+        some."""
         return bool((self.milli[self.count > 0] == DEVICE_MILLI).all() and (self.free % DEVICE_MILLI == 0).all())
 
     def alone(self) -> IntArray:

@@ -78,7 +78,7 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     notes: tuple[str, ...] = ()
     if any(spec.gpu is not None for spec in specs):
         devices, notes = devices_of(specs, cluster.device_free()), _on_hidden_devices(cluster)
-    counted = None if devices is None or devices.are_whole else devices
+    counted = None if devices is None or (devices.are_whole and not cluster.state.unrecorded) else devices
     priority = np.array([spec.priority for spec in specs], np.int64)
     batch = Batch(
         request, count, free, cluster.allocatable(), most, gang_number, zones, devices=counted, priority=priority
