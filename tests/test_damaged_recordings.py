@@ -22,6 +22,7 @@ from simulator.traces.dlrm import RDMA, read_dlrm
 from simulator.traces.lanl import FILE as LANL
 from simulator.traces.lanl import read_failures
 from simulator.traces.openb import read_openb
+from simulator.traces.sources import open_trace
 from simulator.traces.trace import NodeEvent, Trace, TraceError
 
 SIZES = "1,2 a\n2,4 b\n"
@@ -260,7 +261,8 @@ def test_openb_files_that_make_no_sense(tmp_path: Path, files: dict[str, str], m
 
 
 def test_a_damaged_row_of_openb_is_counted_when_told_to_skip(tmp_path: Path) -> None:
-    trace = read_openb(openb(tmp_path, PODS_HEAD + SHARE + SHARE + PLAIN), skip_bad_rows=True)
+    folder = openb(tmp_path, PODS_HEAD + SHARE + SHARE + PLAIN)
+    trace = open_trace(f"openb:{folder}:default", skip_bad_rows=True)
     assert trace.pods.name.tolist() == ["share", "plain"]
     assert trace.manifest.notes == ("1 bad rows skipped",)
 

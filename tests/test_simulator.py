@@ -21,7 +21,7 @@ from placement.resources import CPU, MEMORY
 from placement.strategies import STRATEGIES
 from simulator.compare import compare
 from simulator.comparison import Question
-from simulator.cost import DEFAULT_SHAPES, PriceBook, parts_usd, read_price_book, shape
+from simulator.cost import PriceBook, parts_usd, read_price_book, shape
 from simulator.delivery import DELIVERIES, num_sampled
 from simulator.fleet import Elastic
 from simulator.measures import measure
@@ -214,23 +214,6 @@ def test_a_trace_that_contradicts_itself_is_refused(small: Trace, change: str, m
         spec[0] = 999
     with pytest.raises(TraceError, match=message):
         small.but(pods=replace(pods, name=name, spec=spec, departure_s=departure, arrival_s=arrival)).check()
-
-
-def test_a_bad_row_stops_or_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "openb_node_list_gpu_node.csv").write_text("sn,cpu_milli,memory_mib,gpu,model\nn0,64000,1024,2,T4\n")
-    head = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,creation_time,deletion_time\n"
-    rows = "a,1000,10,1,500,,0,9\nb,x,10,0,0,,1,9\nc,1000,10,0,0,,9,3\n"
-    (tmp_path / "openb_pod_list_default.csv").write_text(head + rows)
-    with pytest.raises(TraceError, match=r"row 3: cpu_milli='x'.*--bad-rows=skip"):
-        open_trace(f"openb:{tmp_path}:default")
-    trace = open_trace(f"openb:{tmp_path}:default", skip_bad_rows=True)
-    assert len(trace.pods) == 1
-    assert trace.manifest.notes == ("2 bad rows skipped",)
-
-
-def test_shapes_carry_system_reserve() -> None:
-    for known in DEFAULT_SHAPES:
-        assert dict(known.allocatable)[CPU] % 1000 != 0
 
 
 RESERVED = "name,cores,gib,usd_per_hour,reserved_usd_per_hour,term_hours,reserved_limit,reserved_owned"
