@@ -133,11 +133,25 @@ def test_a_replays_log_is_a_trace_of_the_same_calendar(tmp_path: Path) -> None:
     assert again.nodes == trace.nodes
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "name,cores,gib,usd_per_hour,reserved_usd_per_hour\nmine,4,16,3.5,2\n"),
+        ("p.csv", "InstanceType,MarketPriceHourly\nm5.large,0.1\n"),
+        ("p.json", '{"CPU": 0.02}'),
+    ],
+)
+def test_prices_that_a_trace_does_not_keep_are_told(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    said = run("convert", "demo", tmp_path / "t.ullage", "--prices", tmp_path / name)
+    assert "neither rates, prices of other instance types nor reservations" in said
+
+
 def test_prices_that_a_trace_keeps_are_those_that_it_is_replayed_at(tmp_path: Path) -> None:
     source, target, prices = tmp_path / "t.ullage", tmp_path / "priced.ullage", tmp_path / "p.csv"
     Trace.of("t", [], [("p", POD, 0, 600), ("q", POD, 300, -1)]).save(source)
     prices.write_text("name,cores,gib,usd_per_hour\nmine,4,16,3.5\n")
-    run("convert", source, target, "--prices", prices)
+    assert "note:" not in run("convert", source, target, "--prices", prices)
     question = Question((str(target),), ("best-fit",), fleet="elastic")
     kept, given = (compare(q, jobs=1).rows[0] for q in (question, replace(question, prices=str(prices))))
     assert kept["peak_nodes"] == {"mine": 1}

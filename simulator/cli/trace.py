@@ -133,9 +133,16 @@ def convert(source: str, target: Path, prices: Path | None, begins_s: int | None
         check_begin(found.manifest.name, found.manifest.has_calendar)
         found = found.but(manifest=replace(found.manifest, begins_s=begins_s))
     if prices is not None:
-        from simulator.cost import read_price_book
+        from simulator.cost import PriceBook, read_price_book
 
-        found = found.but(prices=tuple(read_price_book(prices).shapes.values()))
+        book = read_price_book(prices)
+        found = found.but(prices=tuple(book.shapes.values()))
+        if replace(book, shapes={}) != PriceBook():
+            click.echo(
+                "note: a trace keeps shapes for sale, and neither rates, prices of other instance types nor reservations; "
+                "give --prices to each command that is to know them",
+                err=True,
+            )
     found.save(target)
     click.echo(f"wrote {target}: {len(found.pods):,} pods, {len(found.nodes):,} nodes, digest {found.digest}", err=True)
 
