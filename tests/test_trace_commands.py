@@ -180,6 +180,17 @@ def test_a_trace_is_cut_by_spans_of_its_clock(tmp_path: Path) -> None:
     assert list(Trace.load(tmp_path / "cut.ullage").pods.name) == ["p0"]
 
 
+def test_a_cut_trace_has_the_classes_of_its_pods_alone(tmp_path: Path) -> None:
+    large, small = (replace(POD, request=((CPU, cores * 1000),)) for cores in (9, 1))
+    trace = Trace.of("t", NODES, [("p", large, 0, 60), ("q", POD, 1, 60), ("r", small, 2, 60), ("s", POD, 3, 60)])
+    trace.save(tmp_path / "t.ullage")
+    run("slice", tmp_path / "t.ullage", tmp_path / "cut.ullage", "--from", "1")
+    part = Trace.load(tmp_path / "cut.ullage")
+    assert [part.specs[c] for c in part.pods.spec] == [POD, small, POD]
+    assert facts_of(part)["pods"]["classes"] == 2
+    assert not any(finding.code == "T005" for finding in validate(part)), "nobody asks for nine cores"
+
+
 @pytest.mark.parametrize(("pod", "cpu", "memory"), [(1, 10, 1), (-1, 10, 1), (0, -10, 1), (0, -1, -1), (0, 1, -2)])
 def test_usage_that_cannot_be_is_refused_by_row(pod: int, cpu: int, memory: int) -> None:
     trace = Trace.of("t", NODES, [("p", POD, 0, 60)])

@@ -191,7 +191,7 @@ def slice_trace(
 
 
 def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_nodes: int | None) -> Trace:
-    """The part of a trace that arrives in ``[from_s, to_s)``, at most so many pods and nodes."""
+    """The part of a trace that arrives in ``[from_s, to_s)``, at most so many pods and nodes; with the classes of its pods."""
     pods = found.pods
     keep = pods.arrival_s >= from_s
     if to_s is not None:
@@ -200,9 +200,13 @@ def cut(found: Trace, from_s: int, to_s: int | None, num_pods: int | None, num_n
     nodes = found.nodes[:num_nodes]
     names = {node.name for node in nodes}
     notes = (*found.manifest.notes, f"cut: {len(rows)} of {len(pods)} pods, {len(nodes)} of {len(found.nodes)} nodes")
-    return take(found, rows).but(
+    part = take(found, rows)
+    classes, spec = np.unique(part.pods.spec, return_inverse=True)
+    return part.but(
         manifest=replace(found.manifest, notes=notes),
+        specs=tuple(found.specs[c] for c in classes),
         nodes=nodes,
+        pods=replace(part.pods, spec=spec),
         failures=tuple(e for e in found.failures if e.node in names),
         events=(),
     )
