@@ -374,12 +374,12 @@ def record_log(
 ) -> int:
     """Write a record for every decision of an event log, live or simulated; how many.
 
-    All are written in one transaction, or none. Times are the log's seconds plus ``epoch_s``. What became of a pod is
+    They take the place of those of another log, all in one transaction, or none do. Times are the log's seconds plus ``epoch_s``. What became of a pod is
     its next binding in the log. ``progress`` is told now and then how many events have been read.
 
     Raises
     ------
-    ConfigError : a strategy is missing. RecordError : the file cannot be written.
+    ConfigError : a strategy is missing, or the file is a service's. RecordError : the file cannot be written.
     """
     written = 0
 
@@ -389,7 +389,7 @@ def record_log(
             written += isinstance(item, Record)
             yield item
 
-    store.put(counted())
+    store.put_log(counted())
     return written
 
 

@@ -290,14 +290,20 @@ class RecordStore:
         """
         return self._tried(lambda: self._write(batch))
 
-    def put(self, batch: Iterable[Record | Fleet | Seen | Bound]) -> None:
-        """As :meth:`write`, for a caller who is to hear of it.
+    def put_log(self, batch: Iterable[Record | Fleet | Bound]) -> None:
+        """Write the records of a log in place of those of another, of which pods and decisions may have the same names.
 
         Raises
         ------
-        RecordError : it cannot be written, and nothing of it was.
+        ConfigError : there are decisions of a service. RecordError : it cannot be written, and nothing of it was.
         """
         try:
+            self._open()
+            assert self._database is not None, "it is open"
+            if self._database.execute("SELECT 1 FROM records WHERE mode != 'log' LIMIT 1").fetchone():
+                raise ConfigError(f"records {self.path}: holds decisions of a service; give another file")
+            self._database.execute("DELETE FROM records")
+            self._database.execute("DELETE FROM fleets")
             self._write(batch)
         except (OSError, sqlite3.Error) as error:
             raise RecordError(

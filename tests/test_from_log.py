@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from placement import log
+from placement.errors import ConfigError
 from placement.learning.lifetime_history import ALL
 from placement.log import Asked, Event
 from placement.log_lines import LineWriter, checkpoint_events
@@ -246,6 +248,27 @@ def test_records_of_a_log_are_written_whole_or_not_at_all(
         assert isinstance(CliRunner().invoke(root, [*arguments, "--epoch", "5"]).exception, RecordError)
     with RecordReader(str(tmp_path / "r.db")) as reader:
         assert [record.row() for record in reader.find(Query())] == before, "what was there is as it was"
+
+
+def test_records_of_one_log_are_not_mixed_with_those_of_another_or_of_a_service(tmp_path: Path) -> None:
+    """Replays of one trace give their pods equal names, and decisions of logs are counted from 0."""
+    target = tmp_path / "r.db"
+    arguments = ["decisions", "from-log", str(lived(tmp_path / "log", decides=True)), "--records", str(target)]
+    assert CliRunner().invoke(root, arguments).exit_code == 0
+    with RecordReader(str(target)) as reader:
+        ours = [record.row() for record in reader.find(Query())]
+    with sqlite3.connect(target) as database:
+        database.execute("UPDATE records SET id = 'log-1000', final_node = NULL, fleet = '' WHERE uid = 'u0'")
+    assert CliRunner().invoke(root, arguments).exit_code == 0
+    with RecordReader(str(target)) as reader:
+        assert [record.row() for record in reader.find(Query())] == ours
+    with sqlite3.connect(target) as database:
+        database.execute("UPDATE records SET mode = 'decide', final_node = NULL WHERE uid = 'u0'")
+    refused = CliRunner().invoke(root, arguments)
+    assert isinstance(refused.exception, ConfigError)
+    assert str(refused.exception) == f"records {target}: holds decisions of a service; give another file"
+    with RecordReader(str(target)) as reader:
+        assert [record.final_node for record in reader.find(Query(mode="decide"))] == [None]
 
 
 _FULL = "INSERT INTO no_such_table VALUES (?, ?, ?, ?)"

@@ -156,7 +156,10 @@ def export(target: Path, **options: Any) -> None:
 @QUIET
 @RECORDS
 def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: bool, records: str) -> None:
-    """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it."""
+    """Make records from an event log (folder or bundle), of a live run or a replay, so that `explain` works on it.
+
+    They take the place of those of another log.
+    """
     from placement.log_lines import begin_of, read_log
     from placement.strategies import STRATEGIES, strategy_from_toml
     from scheduler.cli.bundle import strategies_of
