@@ -102,15 +102,22 @@ def why_not(record: Record, fleet: Fleet | None, node: str) -> dict[str, Any]:
     entry = next((e for e in record.top if e["node"] == node), None)
     if entry is None:
         least = f" (the last of them has {record.top[-1]['score']:,})" if record.top else ""
-        words = f"{node} fits, and scored below the {len(record.top)} best{least}"
+        words = f"{node} fits, and scored no higher than the {len(record.top)} best{least}"
         return {"node": node, "why": "outscored", "words": words}
     if not record.node:
         return {"node": node, "why": "outscored", "words": f"{node} fits"}
-    difference = compare(record.top[0], entry)
-    if entry["score"] == record.score:
-        return {"node": node, "why": "tie", "words": f"{node} scored the same; ties go to the first node"}
-    words = f"{node} scored {record.score - entry['score']:,} less than {record.node}: {difference}"
-    return {"node": node, "why": "outscored", "words": words}
+    why, words = _beside(record, entry)
+    return {"node": node, "why": why, "words": words}
+
+
+def _beside(record: Record, entry: dict[str, Any]) -> tuple[str, str]:
+    """Why another node that fits was not chosen, in a word and in words."""
+    lead, node = record.score - entry["score"], entry["node"]
+    if lead > 0:
+        return "outscored", f"{node} scored {lead:,} less than {record.node}: {compare(record.top[0], entry)}"
+    if lead < 0:
+        return "planned", f"{node} scored {-lead:,} more; a plan wanted the pod on {record.node}"
+    return "tie", f"{node} scored the same; the strategy settles ties"
 
 
 def compare(best: dict[str, Any], other: dict[str, Any]) -> str:
@@ -149,12 +156,7 @@ def _chosen(record: Record) -> list[str]:
     verb = "would have gone" if record.mode == "shadow" else "went"
     lines = [f"  {verb} to {record.node}{devices}, score {record.score:,}"]
     others = [e for e in record.top if e["node"] != record.node]
-    if record.top and others:
-        lead = record.score - others[0]["score"]
-        if lead:
-            lines.append(f"  ahead of {others[0]['node']} by {lead:,}: {compare(record.top[0], others[0])}")
-        else:
-            lines.append(f"  {others[0]['node']} scored the same; ties go to the first node")
+    lines += [f"  {_beside(record, other)[1]}" for other in others[:1]]
     lines += [f"    {e['node']:<24} {e['score']:>18,}  {_parts(e)}" for e in record.top]
     if any(e["parts"] for e in record.top) and record.strategy in STRATEGIES:
         lines.append(f"    higher is better; what each part means: ullage strategies describe {record.strategy}")

@@ -388,6 +388,23 @@ def test_expected_use_is_what_was_forecast_then_and_else_what_was_asked_for(live
     assert "(from what was asked for)" in in_words(unknown, None)
 
 
+def test_a_node_that_scored_the_same_or_more_is_not_called_worse(live: Live, tmp_path: Path) -> None:
+    owned = cpu_pod(1, owner="ReplicaSet/web")
+    live.ledger.see(Seen("old", "old", "shop", 1, replace(owned, leaving=True), node="n0", target="n2"))
+    live.ask("replacement", owned)
+    live.recorder.close()
+    with RecordReader(str(tmp_path / "records.db")) as reader:
+        (record,) = reader.find(Query())
+        fleet = reader.fleet(record.fleet)
+    more = record.top[1]["score"] - record.score
+    assert (record.node, record.top[1]["node"]) == ("n2", "n0")
+    words = f"n0 scored {more:,} more; a plan wanted the pod on n2"
+    assert f"  {words}\n" in in_words(record, fleet)
+    assert why_not(record, fleet, "n0") == {"node": "n0", "why": "planned", "words": words}
+    record.top[1]["score"] = record.score
+    assert why_not(record, fleet, "n0")["why"] == "tie"
+
+
 def test_a_node_below_those_that_are_shown_is_told_the_least_score_of_these(live: Live, tmp_path: Path) -> None:
     live.ask("web-0", cpu_pod(1))
     live.recorder.close()
