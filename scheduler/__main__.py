@@ -2,7 +2,8 @@
 
 Sub-commands load when they are called, so that ``ullage --help`` answers at once and a base install runs what it
 can. Every expected failure is one message: 1 for failures, 2 for wrong usage (an input that
-is not there is one), 130 for Ctrl-C, 143 for SIGTERM, which ends a command as Ctrl-C does; ``--debug`` shows the traceback.
+is not there is one), 130 for Ctrl-C, 143 for SIGTERM, which ends a command as Ctrl-C does, 141 where
+nobody reads on; ``--debug`` shows the traceback.
 """
 
 from __future__ import annotations
@@ -89,6 +90,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command), f"{module}.{cmd_name} is a command"
         _finish(command, cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would call it a failure
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:
+                os.dup2(nowhere.fileno(), 1)  # for what is left to be written when Python ends
+            raise click.exceptions.Exit(128 + signal.SIGPIPE) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections = {title: [(name, told) for name, (_, told) in part.items()] for title, part in SECTIONS.items()}
@@ -330,9 +339,6 @@ def main() -> None:
             err=True,
         )
         sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     except PlacementError as error:
         if debug:
             raise

@@ -123,7 +123,7 @@ class KubeClient:
     def _set_clock(self, date: str) -> None:
         try:
             self._boot_unix_s = parsedate_to_datetime(date).timestamp() - boot_s()
-        except ValueError:
+        except (ValueError, OverflowError):
             self._boot_unix_s = None
 
     @classmethod
@@ -187,32 +187,29 @@ class KubeClient:
         except TimeoutError as error:
             raise unreachable(self.base, method, path, error) from error
 
-    async def _call(self, method: str, path: str, body: Any, content_type: str) -> bytes:
-        for attempt in (0, 1):
-            headers = await self.headers({"Content-Type": content_type} if body is not None else None)
-            data = None if body is None else msgspec.json.encode(body)
-            try:
-                async with self.session.request(
-                    method,
-                    self.base + path,
-                    data=data,
-                    headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                    allow_redirects=False,  # a page to log in at is no answer, and no sign that a pod was bound
-                    **self._connection(),
-                ) as response:
-                    answer = await response.read()
-                    self._set_clock(response.headers.get("Date", ""))
-                    if response.status == 401 and attempt == 0 and await self._renew():
-                        continue
-                    if response.status >= 300:
-                        raise refused(method, path, response.status, answer, self.purpose)
+    async def _call(self, method: str, path: str, body: Any, content_type: str, *, is_again: bool = False) -> bytes:
+        headers = await self.headers({"Content-Type": content_type} if body is not None else None)
+        data = None if body is None else msgspec.json.encode(body)
+        try:
+            async with self.session.request(
+                method,
+                self.base + path,
+                data=data,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=None),
+                allow_redirects=False,  # a page to log in at is no answer, and no sign that a pod was bound
+                **self._connection(),
+            ) as response:
+                answer = await response.read()
+                self._set_clock(response.headers.get("Date", ""))
+                if response.status < 300:
                     return answer
-            except (aiohttp.ClientError, OSError) as error:
-                if _is_distrust(error) and attempt == 0 and await self._renew():
-                    continue
+                if response.status != 401 or is_again or not await self._renew():
+                    raise refused(method, path, response.status, answer, self.purpose)
+        except (aiohttp.ClientError, OSError) as error:
+            if not _is_distrust(error) or is_again or not await self._renew():
                 raise unreachable(self.base, method, path, error) from error
-        raise ApiError(f"{method} {path}: 401 after renewing the credentials; log in again", 401)
+        return await self._call(method, path, body, content_type, is_again=True)
 
     @property
     def server_name(self) -> str | None:

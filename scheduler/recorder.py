@@ -374,8 +374,9 @@ def record_log(
 ) -> int:
     """Write a record for every decision of an event log, live or simulated; how many.
 
-    They take the place of those of another log, all in one transaction, or none do. Times are the log's seconds plus ``epoch_s``. What became of a pod is
-    its next binding in the log. ``progress`` is told now and then how many events have been read.
+    They take the place of those of another log, all in one transaction, or none do. Times are the log's seconds plus
+    ``epoch_s``. What became of a pod is its next binding in the log. ``progress`` is told now and then how many events have
+    been read.
 
     Raises
     ------

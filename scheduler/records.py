@@ -415,15 +415,16 @@ class RecordReader:
 
     def __init__(self, path: str) -> None:
         if not Path(path).is_file():
+            what = "is no file" if Path(path).exists() else "no such file"
             raise ConfigError(
-                f"records {path}: no such file; `ullage serve --records FILE` writes one, --records FILE names it"
+                f"records {path}: {what}; `ullage serve --records FILE` writes one, --records FILE names it"
             )
         try:
             self._database = sqlite3.connect(f"file:{Path(path).absolute()}?mode=ro", uri=True, timeout=5)
             row = self._database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except sqlite3.Error as error:
             raise ConfigError(f"records {path}: is no file of decision records ({error})") from error
-        if row is None or int(row[0]) != FORMAT:
+        if row is None or row[0] != str(FORMAT):
             found = row[0] if row else "unknown"
             raise ConfigError(f"records {path}: format {found}, this release reads {FORMAT}; use the one that wrote it")
         self.path = path

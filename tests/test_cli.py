@@ -204,6 +204,21 @@ def test_a_mistake_is_one_clear_message(arguments: tuple[str, ...], code: int, m
     assert run.stdout == ""
 
 
+def test_where_nobody_reads_on_a_command_ends_as_one_that_sigpipe_ended() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "scheduler", "doctor", "explain"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize(
     ("jobs", "number", "code"), [("1", signal.SIGINT, 130), ("2", signal.SIGINT, 130), ("2", signal.SIGTERM, 143)]
 )

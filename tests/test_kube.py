@@ -477,6 +477,9 @@ async def test_every_watch_tells_the_time(tmp_path: Path) -> None:
         api.cut()
         await until(lambda: 2 * 10**9 <= client.server_s() < 2 * 10**9 + 10**6)
         task.cancel()
+        for api.date in ("soon", "Mon, 1 Jan 9999999999999 00:00:00 GMT"):
+            await client.call("GET", "/version")
+            assert client.server_s() == pytest.approx(time.time(), abs=60), "what says no time is no clock"
 
 
 async def test_a_page_to_log_in_at_is_no_answer_of_the_api(tmp_path: Path) -> None:

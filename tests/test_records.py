@@ -237,11 +237,17 @@ def test_a_foreign_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
         RecordReader(str(tmp_path / "text.db"))
     with pytest.raises(ConfigError, match="no such file"):
         RecordReader(str(tmp_path / "none.db"))
+    with pytest.raises(ConfigError, match="is no file"):
+        RecordReader(str(tmp_path))
     database = sqlite3.connect(tmp_path / "future.db")
-    database.executescript("CREATE TABLE meta (key TEXT, value TEXT); INSERT INTO meta VALUES ('format', '99')")
+    database.execute("CREATE TABLE meta (key TEXT, value TEXT)")
+    for found in ("99", "later"):
+        with database:
+            database.execute("DELETE FROM meta")
+            database.execute("INSERT INTO meta VALUES ('format', ?)", (found,))
+        with pytest.raises(ConfigError, match=f"format {found}"):
+            RecordReader(str(tmp_path / "future.db"))
     database.close()
-    with pytest.raises(ConfigError, match="format 99"):
-        RecordReader(str(tmp_path / "future.db"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -509,8 +515,9 @@ def test_times_are_read_relative_and_absolute() -> None:
     assert parse_time("-2h", 10_000) == 2800
     assert parse_time("now", 7) == 7
     assert parse_time("12.5", 0) == 12.5
-    with pytest.raises(ConfigError, match="-2h"):
-        parse_time("yesterday", 0)
+    for text in ("yesterday", "nan", "inf", "-2h\n"):
+        with pytest.raises(ConfigError, match="-2h"):
+            parse_time(text, 0)
 
 
 def test_a_record_of_every_shape_survives_the_round_trip(tmp_path: Path) -> None:

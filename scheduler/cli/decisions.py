@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -32,13 +34,15 @@ def parse_time(text: str, now_s: float) -> float:
     ------
     ConfigError : it is none of them.
     """
-    match = re.match(r"^-(\d+(?:\.\d+)?)([smhd])$", text)
+    match = re.fullmatch(r"-(\d+(?:\.\d+)?)([smhd])", text)
     if match:
         return now_s - float(match[1]) * _AGO_S[match[2]]
-    try:
-        return now_s if text == "now" else float(text)
-    except ValueError:
-        raise ConfigError(f"time {text!r}: write it like -2h, -30m, -7d, now, or Unix seconds") from None
+    if text == "now":
+        return now_s
+    with suppress(ValueError):
+        if math.isfinite(time_s := float(text)):
+            return time_s
+    raise ConfigError(f"time {text!r}: write it like -2h, -30m, -7d, now, or Unix seconds")
 
 
 @click.group()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import click
 
-TELL_S = 5.0
-"""How often a long command says how far it is."""
+TELL_S = 30.0
+"""How often work that is not watched says how far it is."""
 
 
 def steps(*, quiet: bool) -> Callable[[str], None]:
@@ -23,7 +23,7 @@ def steps(*, quiet: bool) -> Callable[[str], None]:
 
 
 def now_and_then(say: Callable[[str], None], total: int) -> Callable[[int], None]:
-    """What says how many of so many events have been read, every few seconds."""
+    """What says how many of so many events have been read, now and then."""
     told_s = time.monotonic()
 
     def tell(number: int) -> None:

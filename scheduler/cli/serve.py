@@ -200,5 +200,5 @@ def _reload(app: Any, config: str | None, overrides: dict[str, Any]) -> None:
     """Bad settings change nothing: the old ones stay in force."""
     try:
         app.reload(read_settings(config, overrides))
-    except (ConfigError, PlacementError) as error:
+    except PlacementError as error:
         log.error("settings not taken over", extra={"error": str(error)})
