@@ -188,6 +188,15 @@ class Autoscaler:
             self._fits[spec] = shapes
         return shapes
 
+    def refusal(self, spec: PodSpec) -> str:
+        """Why no shape holds a pod, even when empty; nothing where one does."""
+        if self._holding(spec):
+            return ""
+        from placement.rejections import main_reason
+        from placement.strategies import STRATEGIES
+
+        return f"no shape: {main_reason(self._templates.snapshot(), STRATEGIES['first-fit'], spec)}"
+
     def gone(self, shape: str) -> None:
         """A node of this shape left."""
         self.alive[shape] -= 1

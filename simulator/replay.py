@@ -751,7 +751,8 @@ class Replay:
             return NO_ROOM
         reason = self._reasons.get(spec)
         if reason is None:
-            reason = self._reasons[spec] = main_reason(self.state.snapshot(), self.strategy, spec)
+            reason = "" if self.scaler is None else self.scaler.refusal(spec)
+            reason = self._reasons[spec] = reason or main_reason(self.state.snapshot(), self.strategy, spec)
         return reason
 
     def _learn(self, num_seen: int) -> None:

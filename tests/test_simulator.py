@@ -319,10 +319,15 @@ def test_no_node_is_bought_for_a_pod_that_no_shape_holds() -> None:
     elsewhere = PodSpec(((CPU, 1000),), node_rules=NodeRules(node_selector=(("zone", "mars"),)))
     alone = PodSpec(((CPU, 1000),), owner="a", pod_rules=PodRules(anti_affinity=(PodTerm(HOSTNAME, ()),)))
     pods = [("lost", elsewhere, 0, 5000), ("one", alone, 0, 5000), ("two", alone, 0, 5000)]
+    pods.append(("huge", PodSpec(((CPU, 17_000),)), 0, 5000))
     fleet = Elastic((shape("s", 16, 64),))
-    outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], ReplayOptions(elastic=fleet, end_s=4000)).run()
-    assert outcome.num_placed == 2
-    assert len(outcome.node_names) == 2
+    reasons = {"no shape: Insufficient cpu": 1, "no shape: a node rule (selector, taint, device model)": 1}
+    for end_s in (4000, -1):  # while there are nodes, and when all have gone
+        options = ReplayOptions(elastic=fleet, end_s=end_s)
+        outcome = Replay(Trace.of("t", [], pods), STRATEGIES["best-fit"], options).run()
+        assert outcome.num_placed == 2
+        assert len(outcome.node_names) == 2
+        assert outcome.unplaced == reasons
 
 
 def test_a_price_book_offers_other_resources(tmp_path: Path) -> None:
