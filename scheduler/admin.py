@@ -23,10 +23,8 @@ class Admin:
         """Answer one request."""
         modes = self.engine.modes
         route = (request.method, request.path)
-        if route == ("POST", "/kill"):
-            modes.is_killed = True
-        elif route == ("POST", "/revive"):
-            modes.is_killed = False
+        if route in (("POST", "/kill"), ("POST", "/revive")):
+            modes.kill(request.path == "/kill")
         elif route == ("POST", "/mode"):
             try:
                 modes.switch(str(json.loads(bytes(request.body))["mode"]))

@@ -161,14 +161,9 @@ class Extender:
         asker = _Asker(verb, request.arrived, is_gpu, has_waited=bool(before))
         try:
             body, outcome = self._guarded(asker, question, answer)
-        except PlacementError as error:
-            log.warning("answered neutrally", extra=self._about(verb, question.head) | {"error": str(error)})
-            asker.after, outcome = None, "error"
-            body = self._neutral(asker, question, str(error))
         except Exception as error:
-            log.error("defect in a verb", exc_info=error, extra=self._about(verb, question.head))
             asker.after, outcome = None, "error"
-            body = self._neutral(asker, question, "internal error")
+            body = self._neutral(asker, question, self._failed(verb, question.head, error))
         if outcome == LATE:
             return _later(partial(self._question, verb, is_gpu, answer, request, before=started))
         asker.answered = time.perf_counter()
@@ -179,6 +174,15 @@ class Extender:
         """What a log line says of a question: the pod, and the decision that holds room for it, if one does."""
         held = self.engine.ledger.reservations.get(head.uid)
         return {"verb": verb, "pod": f"{head.namespace}/{head.name}"} | ({} if held is None else held.about)
+
+    def _failed(self, verb: str, head: wire.Meta, error: Exception) -> str:
+        """Log why a question gets a neutral answer, and say so in words for its caller."""
+        about = self._about(verb, head)
+        if isinstance(error, PlacementError):
+            log.warning("answered neutrally", extra=about | {"error": str(error)})
+            return str(error)
+        log.error("defect in a verb", exc_info=error, extra=about)
+        return "internal error"
 
     def _settle(self, asker: _Asker, outcome: str, num_nodes: int, started: float) -> None:
         """Everything about an answer that its reader need not wait for."""
@@ -401,10 +405,9 @@ class Extender:
                     keeps = spec.gpu is None or self.engine.ledger.is_settled(asked.head.uid)  # devices are not resized
                     victims = tuple(v for v in victims if keeps or self.engine.fits_without(spec, v.node, v.uids))
                     outcome = "trimmed"
-            except PlacementError as error:
-                about = self._about("preempt", asked.head) | {"error": str(error)}
-                log.warning("answered neutrally", extra=about)
-                outcome, victims = "error", () if is_gpu else victims
+            except Exception as error:
+                self._failed("preempt", asked.head, error)
+                outcome, victims = "error", () if is_gpu else asked.victims
         self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
         return Response(wire.preempt_answer(victims), closes=outcome == NOT_SERVING)
 

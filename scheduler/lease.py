@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from datetime import UTC, datetime
@@ -120,7 +121,7 @@ class Election:
             "metadata": {"name": self.settings.name, "namespace": self.settings.namespace, "resourceVersion": version},
             "spec": {
                 "holderIdentity": self.identity,
-                "leaseDurationSeconds": max(1, int(self.settings.duration_s)),
+                "leaseDurationSeconds": math.ceil(self.settings.duration_s),
                 "acquireTime": now if acquired or since is None else since,
                 "renewTime": now,
                 "leaseTransitions": self._num_transitions,

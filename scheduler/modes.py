@@ -41,6 +41,12 @@ class Modes:
             log.info("mode switched", extra={"from": self.default, "to": mode})
         self.default = mode
 
+    def kill(self, is_killed: bool) -> None:
+        """Throw the kill switch, or take it back."""
+        if is_killed != self.is_killed:
+            log.warning("kill switch", extra={"killed": is_killed})
+        self.is_killed = is_killed
+
     def label(self, namespace: str, mode: str | None) -> None:
         """Set or clear a namespace's own mode; an unknown word counts as none and is reported."""
         if mode in MODES:

@@ -939,6 +939,21 @@ async def test_a_guess_that_kube_scheduler_overrules_is_no_conflict(tmp_path: Pa
         )
 
 
+async def test_a_defect_in_a_verb_is_logged_and_changes_no_answer_but_where_devices_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster() as api, running(api, tmp_path) as scheduler:
+        monkeypatch.setattr(scheduler.app.engine.reader, "spec", lambda raw: 1 / 0)
+        pod = pod_object("p")
+        victims = {"NodeNameToMetaVictims": {NAMES[0]: {"Pods": [{"UID": "u"}], "NumPDBViolations": 0}}}
+        assert (await scheduler.filter(pod, NAMES))["NodeNames"] == NAMES
+        assert "internal error" in (await scheduler.filter(pod, NAMES, gpu=True))["Error"]
+        assert await scheduler.prioritize(pod, NAMES) == dict.fromkeys(NAMES, 0)
+        assert await scheduler.post("/v1/preempt", {"Pod": pod} | victims) == victims
+        assert await scheduler.post("/v1/gpu/preempt", {"Pod": pod} | victims) == {"NodeNameToMetaVictims": {}}
+    assert [r.exc_info is not None for r in caplog.records if r.getMessage() == "defect in a verb"] == [True] * 5
+
+
 async def test_what_is_logged_about_a_decision_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with cluster(gpus=0) as api, running(api, tmp_path) as scheduler:
         engine = scheduler.app.engine

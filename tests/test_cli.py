@@ -90,7 +90,7 @@ def test_help_lists_what_there_is() -> None:
 
 def test_help_shows_defaults_and_examples_and_the_first_one_where_to_begin() -> None:
     shown = " ".join(ullage("doctor", "--help").stdout.split())
-    assert "Mildest severity that exits 1. [default: info]" in shown
+    assert "Mildest severity that exits 1. [default: warning]" in shown
     assert '[default: ""]' not in shown
     assert "Examples: ullage doctor --config scheduler.yaml" in shown
     first = ullage("--help").stdout

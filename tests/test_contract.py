@@ -205,15 +205,19 @@ async def test_full_node_objects_come_back_as_sent_and_names_stay_null(tmp_path:
         assert answer["Nodes"]["items"][0] in items
 
 
-async def test_the_kill_switch_frees_every_pod_at_once_and_decided_pods_stay_counted(tmp_path: Path) -> None:
+async def test_the_kill_switch_frees_every_pod_at_once_and_decided_pods_stay_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with cluster() as api, running(api, tmp_path) as scheduler:
         pod, other = (api.put("pods", pod_object(name)) for name in ("p", "q"))
         assert len((await scheduler.filter(pod, NAMES))["NodeNames"]) == 1
-        scheduler.app.engine.modes.is_killed = True
+        for is_killed in (False, True, True):
+            scheduler.app.engine.modes.kill(is_killed)
+        assert [vars(r)["killed"] for r in caplog.records if r.getMessage() == "kill switch"] == [True]
         assert (await scheduler.filter(other, NAMES))["NodeNames"] == NAMES
         assert set((await scheduler.prioritize(other, NAMES)).values()) == {0}
         assert set(scheduler.app.ledger.reservations) == {"uid-p"}
-        scheduler.app.engine.modes.is_killed = False
+        scheduler.app.engine.modes.kill(False)
         assert len((await scheduler.filter(other, NAMES))["NodeNames"]) == 1
 
 

@@ -91,6 +91,13 @@ async def test_the_holder_says_for_how_long_it_holds_the_lease(tmp_path: Path, c
         assert api.objects[LEASE]["spec"]["leaseTransitions"] == 5
 
 
+async def test_a_lease_says_no_less_than_its_holder_counts_on(tmp_path: Path, clock: Clock) -> None:
+    """Kubernetes has whole seconds there; Bindings are on their way for up to a third of the duration after the lead ends."""
+    async with served(tmp_path) as (api, client):
+        await Election(client, LeaseSettings(enabled=True, duration_s=2.9, identity="1"))._try()
+        assert api.objects[LEASE]["spec"]["leaseDurationSeconds"] == 3
+
+
 async def test_a_lease_that_was_renewed_while_it_was_read_lasts_from_then(tmp_path: Path, clock: Clock) -> None:
     async with served(tmp_path) as (_, client):
         one, two = replica(client, "1"), replica(client, "2")
