@@ -24,6 +24,7 @@ from simulator.planning.trace_snapshot import snapshot_of_trace
 from simulator.traces.churn import Churn, resample
 from simulator.traces.lanl import FILE, NEEDED
 from simulator.traces.sources import open_trace
+from simulator.traces.synth import Recipe, synthesise
 from simulator.traces.trace import Manifest, NodeEvent, Trace, TraceError, Usage
 from simulator.traces.trace_facts import facts_of, rows_of
 from simulator.traces.validate import fixed, validate
@@ -304,6 +305,12 @@ def test_churn_without_gpu_time_is_refused(trace: Trace, message: str) -> None:
 def test_a_steady_state_of_more_pods_than_any_machine_holds_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"would make .* pods, more than 10,000,000; give a smaller load"):
         resample(with_lives(GPU_NODES), Churn(mean_lifetimes=1e30))
+
+
+def test_what_is_made_up_of_next_to_nothing_is_empty_or_refused() -> None:
+    assert len(synthesise(Recipe(days=1e-9, usage=True)).pods) == 0
+    with pytest.raises(ConfigError, match="no owner asks for a GPU"):
+        synthesise(Recipe(seed=17, owners=1))
 
 
 @pytest.mark.parametrize(("tolerated", "number"), [("NoExecute", 0), ("NoSchedule", 1)])

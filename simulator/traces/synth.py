@@ -70,7 +70,12 @@ class Recipe:
 
 
 def synthesise(recipe: Recipe) -> Trace:
-    """The trace of a recipe; equal recipes give equal traces, byte for byte."""
+    """The trace of a recipe; equal recipes give equal traces, byte for byte.
+
+    Raises
+    ------
+    ConfigError : no owner that was drawn asks for a GPU.
+    """
     rng = np.random.default_rng(recipe.seed)
     nodes = _fleet(recipe)
     classes = [_owner(i, recipe, rng) for i in range(recipe.owners)]
@@ -81,6 +86,8 @@ def synthesise(recipe: Recipe) -> Trace:
     weight = popularity / popularity.sum()
     capacity = sum(n.num_gpus for n in nodes) * 1000
     per_pod = float((weight * gpu * mean_s * np.exp(0.5)).sum())
+    if not per_pod:
+        raise ConfigError("synth: no owner asks for a GPU, and load is measured in GPU time; give more --owners")
     rate = recipe.load * capacity / per_pod
     num = int(rate * recipe.days * DAY_S)
     arrival = np.sort(_diurnal(rng, num, recipe.days))
@@ -97,7 +104,7 @@ def synthesise(recipe: Recipe) -> Trace:
     )
     specs, index = _distinct(classes)
     pods = Pods(pods.name, index[owner], pods.arrival_s, pods.departure_s, pods.gang)
-    usage = _usage(rng, pods, specs) if recipe.usage else Usage.empty()
+    usage = _usage(rng, pods, specs) if recipe.usage and num else Usage.empty()
     notes = (f"made up: {recipe}",)
     trace = Trace(Manifest(f"synth-{recipe.seed}", "synth", recipe.seed, notes), specs, tuple(nodes), pods, usage=usage)
     trace.check()
