@@ -15,6 +15,8 @@ from placement.resources import DEVICE_MILLI, IntArray
 
 WHOLE_DEVICES = "nvidia.com/gpu"
 """What a device plugin offers: whole devices of any model."""
+DEVICE_RULES = {"tightest": 0, "random": 1, "scored": 2}
+"""Which device a shared pod takes, by the number that kernels know."""
 DEVICE_UNITS = 1024
 """A device in the purchase model; shares are rounded up to ½, ¼, ⅛ …, which always pack without waste."""
 

@@ -19,6 +19,7 @@ from numba import types
 from numba.experimental import structref
 
 from placement import scorers
+from placement.devices import DEVICE_RULES
 from placement.machine_code import HAS_NUMBA, compiled
 from placement.outlook import (
     FIRST_STAY,
@@ -38,8 +39,8 @@ from placement.outlook import (
     come,
     go,
 )
-from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, FloatArray, IntArray
-from placement.scorers import COST_UNIT, FIRST_OUTLOOK, MIB, SHARE
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, NOT_OFFERED, BoolArray, FloatArray, IntArray
+from placement.scorers import COST_UNIT, FIRST_OUTLOOK, MAX_WEIGHT_MILLI, MIB, NO_DEVICE, SHARE
 from placement.state import (
     CPU_ROW,
     GPU_CLASSES,
@@ -78,9 +79,7 @@ FITS_WINDOWS = scorers.FitsWindows.opcode
 EMPTYING = scorers.Emptying.opcode
 USAGE_THRESHOLDS = scorers.UsageThresholds.opcode
 
-DEVICES_RANDOM = 1
-DEVICES_SCORED = 2
-NO_DEVICE = -(2**61)
+DEVICES_RANDOM, DEVICES_SCORED = DEVICE_RULES["random"], DEVICE_RULES["scored"]
 BLOCK = 64
 
 _jit = partial(compiled, error_model="numpy")
@@ -563,7 +562,7 @@ def _stranded(cpu, gpu, terms, t):
     for i in range(2, 6):
         idle = gpu * COST_UNIT - cpu * (terms[t, i] >> 12)
         if idle > 0:
-            total += (terms[t, i] & 0xFFF) * idle
+            total += (terms[t, i] & MAX_WEIGHT_MILLI) * idle
     return total
 
 
@@ -1018,7 +1017,7 @@ def sort_out(scores, alive, candidates, chosen, known, last_touch, since, codes,
                 continue
             score = scores[n]
             if not candidates[n]:
-                codes[n] = 1
+                codes[n] = NOT_OFFERED
             elif score == NOT_FEASIBLE:
                 codes[n] = known[n]
                 if known[n] == 0:

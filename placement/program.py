@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placement.columns import Columns, Demand
+from placement.devices import DEVICE_RULES
 from placement.knowledge import Knowledge
 from placement.outlook import NUM_OUTLOOK
 from placement.pods import PodSpec
 from placement.residents import Residents
-from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, BoolArray, IntArray
+from placement.resources import DEVICE_MILLI, NOT_FEASIBLE, NOT_OFFERED, BoolArray, IntArray
 from placement.scorers import (
     ADMITTING,
     FIRST_OUTLOOK,
@@ -53,7 +54,6 @@ MANY_TOUCHES = 32
 """Above, NumPy looks for rows that were touched twice; below, scoring one twice is cheaper than finding out."""
 
 TIES = {"first": 0, "random": 1}
-DEVICE_RULES = {"tightest": 0, "random": 1, "scored": 2}
 
 
 def has_compiled() -> bool:
@@ -87,8 +87,6 @@ def compiled_fragments(columns: Columns, num_cols: int) -> Any:
 
 CODE = np.uint16
 CodeArray = NDArray[np.uint16]
-NOT_OFFERED = 1
-"""Code of a node that the caller left out; codes of other reasons are their owner's, 0 is none."""
 
 
 @dataclass(slots=True)
@@ -114,7 +112,7 @@ class Compilable(Protocol):
 
     @property
     def devices(self) -> str:
-        """A device rule, of :data:`DEVICE_RULES`."""
+        """A device rule, of :data:`placement.devices.DEVICE_RULES`."""
 
     @property
     def ties(self) -> str:

@@ -29,6 +29,9 @@ AnyArray = NDArray[Any]
 NOT_FEASIBLE = -(2**62)
 """Score of a node that a hard rule, its free resources, or a scorer that admits excludes."""
 
+NOT_OFFERED = 1
+"""Code of a node that the caller left out; codes of other reasons are their owner's, 0 is none."""
+
 CPU = "cpu"
 MEMORY = "memory"
 PODS = "pods"

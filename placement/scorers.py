@@ -50,6 +50,8 @@ COST_UNIT = 1 << 20
 """Fixed-point one for costs in milli-GPU."""
 MIB = 20
 """Memory enters fixed-point products in MiB, so that they stay inside int64."""
+NO_DEVICE = -(2**61)
+"""Score of a device that a pod does not fit on, below that of any other."""
 NUM_PARAMS = 8
 MAX_WEIGHT_MILLI = 0xFFF
 """Of a term of :class:`Stranded`, which shares an integer with another number."""
@@ -479,7 +481,7 @@ class DeviceWorth(Scorer):
         return self.whole_milli * COST_UNIT * (whole * whole - (whole - count) * (whole - count)) // 8
 
     def device_scores(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
-        """``(n, G)`` int64: minus the cost of each device for a shared pod, very low where it does not fit."""
+        """``(n, G)`` int64: minus the cost of each device for a shared pod, :data:`NO_DEVICE` where it does not fit."""
         free = np.maximum(columns.state.gpu_free[rows], 0)  # below where somebody was seen on a device that is taken
         fits = free >= demand.milli
         worth = columns.worth[columns.group[rows]]
@@ -488,7 +490,7 @@ class DeviceWorth(Scorer):
         is_whole = free == DEVICE_MILLI
         opening = self.open_milli * COST_UNIT + self._broken(is_whole.sum(axis=1, keepdims=True), 1)
         cost = self.factor * cost + np.where(is_whole, opening, 0)
-        return np.where(fits, -cost, np.int64(-(2**61)))
+        return np.where(fits, -cost, NO_DEVICE)
 
     def score(self, columns: Columns, demand: Demand, rows: IntArray) -> IntArray:
         if not demand.count:

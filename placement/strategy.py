@@ -13,10 +13,11 @@ from functools import cached_property
 
 import msgspec
 
+from placement.devices import DEVICE_RULES
 from placement.errors import ConfigError
 from placement.knowledge import Knowledge
 from placement.pods import PodSpec
-from placement.program import DEVICE_RULES, TIES, Program
+from placement.program import TIES, Program
 from placement.resources import BoolArray, IntArray
 from placement.scorers import Emptying, ExitTime, FitsWindows, Hot, LoadAware, UsageThresholds, Weighted
 from placement.state import ClusterState, Snapshot
