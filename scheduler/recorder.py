@@ -415,9 +415,8 @@ def _items(
             apply(state, event)
             is_new = is_new or event.kind.startswith("node_")
             if event.kind == placement_log.POD_BOUND:
-                resident = state.residents[event.subject]
-                where = state.names[resident.row]
-                yield Bound(event.subject, where, resident.devices, event.time_s + epoch_s)
+                where = state.names[state.residents[event.subject].row]
+                yield Bound(event.subject, where, event.time_s + epoch_s)
         if (number + 1) % BATCH == 0:
             progress(number + 1)
 

@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS records (
   strategy TEXT, strategy_digest TEXT, knowledge TEXT,
   request TEXT, prediction TEXT, prediction_source TEXT, top TEXT, reasons TEXT,
   fleet TEXT, masks BLOB, is_exact INTEGER,
-  final_node TEXT, final_devices INTEGER, final_s REAL
+  final_node TEXT, final_s REAL
 );
 CREATE INDEX IF NOT EXISTS by_pod ON records (namespace, name, asked_s);
 CREATE INDEX IF NOT EXISTS by_uid ON records (uid);
@@ -61,7 +61,7 @@ CREATE INDEX IF NOT EXISTS by_fleet ON records (fleet);
 """
 
 _FINAL = (
-    "UPDATE records SET final_node = ?, final_devices = ?, final_s = ? WHERE uid = ? AND final_node IS NULL "
+    "UPDATE records SET final_node = ?, final_s = ? WHERE uid = ? AND final_node IS NULL "
     "RETURNING asked_s, mode, node"
 )
 _UNUSED = "DELETE FROM fleets WHERE NOT EXISTS (SELECT 1 FROM records WHERE fleet = digest)"
@@ -120,7 +120,6 @@ class Bound(NamedTuple):
 
     uid: str
     node: str
-    devices: int
     time_s: float
 
 
@@ -169,7 +168,6 @@ class Record:
     """Whether reasons and other candidates were read before the ledger changed again."""
     final_node: str | None = None
     """Where the pod was bound at last; None = not seen yet."""
-    final_devices: int | None = None
     final_s: float | None = None
     nodes: Fleet | None = field(default=None, repr=False, compare=False)
     """Before it is written: the nodes whose digest ``fleet`` will be, so that the writer takes it and nobody waits."""
@@ -324,7 +322,7 @@ class RecordStore:
                         self._put_fleet(database, item)
                     else:
                         bound_s = item.time_s if isinstance(item, Bound) else time.time()
-                        rows = database.execute(_FINAL, (item.node, item.devices, bound_s, item.uid)).fetchall()
+                        rows = database.execute(_FINAL, (item.node, bound_s, item.uid)).fetchall()
                         _, mode, node = max(rows, default=(0.0, "", ""))
                         if node:
                             self.on_final(mode, node == item.node)
