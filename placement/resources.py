@@ -88,7 +88,10 @@ _SUFFIX: dict[str, Decimal] = {
 _QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i))?$", re.ASCII)
 
 
-@lru_cache(maxsize=1 << 16)
+MAX_LETTERS = 100
+"""Of a quantity; API servers write far shorter ones, and those that were read are remembered."""
+
+
 def parse_quantity(text: str | int | float, resource: str, *, offered: bool = False) -> int:
     """Amount of ``resource`` in its integer unit, from a Kubernetes quantity.
 
@@ -102,19 +105,26 @@ def parse_quantity(text: str | int | float, resource: str, *, offered: bool = Fa
     ------
     ConfigError : the text is not a quantity or is negative. TooLarge : it is too large to add up.
     """
-    match = _QUANTITY.match(str(text).strip())
-    if match is None:
-        raise ConfigError(
-            f"quantity {text!r} of {resource} does not parse; write a number with m, k, M, G, Ki, Mi, Gi …"
-        )
+    written = str(text).strip()
     try:
-        value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""] * (1000 if resource == CPU else 1)
+        return _amount(written if len(written) <= MAX_LETTERS else "", 1000 if resource == CPU else 1, offered)
+    except ConfigError as error:
+        raise type(error)(f"quantity {written[:MAX_LETTERS]!r} of {resource} {error}") from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _amount(text: str, scale: int, offered: bool) -> int:
+    match = _QUANTITY.match(text)
+    if match is None:
+        raise ConfigError("does not parse; write a number with m, k, M, G, Ki, Mi, Gi …")
+    try:
+        value = Decimal(match[1] + (match[2] or "")) * _SUFFIX[match[3] or ""] * scale
     except ArithmeticError as error:
-        raise TooLarge(f"quantity {text!r} of {resource} is too large; it must stay below 2^62") from error
+        raise TooLarge("is too large; it must stay below 2^62") from error
     if value < 0:
-        raise ConfigError(f"quantity {text!r} of {resource} is negative; requests and capacities are >= 0")
+        raise ConfigError("is negative; requests and capacities are >= 0")
     if value >= MAX_AMOUNT:
-        raise TooLarge(f"quantity {text!r} of {resource} is too large; it must stay below 2^62")
+        raise TooLarge("is too large; it must stay below 2^62")
     return int(value.to_integral_value(ROUND_FLOOR if offered else ROUND_CEILING))
 
 
