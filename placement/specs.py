@@ -252,6 +252,8 @@ def pod_spec(
 MAX_UNOFFERED = 100
 """Resources that pods ask for and no node has offered yet. Each takes a column over all nodes for good, and anybody's pod has
 room for thousands: those that come later count as one, :data:`UNOFFERED`, and such a pod as not modelled."""
+MAX_NAME = 253 + 1 + 63
+"""Letters of a resource's name as Kubernetes takes it; one that is longer counts as :data:`UNOFFERED`, too."""
 UNOFFERED = "a resource that no node offers"
 
 
@@ -276,7 +278,7 @@ class Axis:
             return spec
         known = {}
         for name, amount in spec.request:
-            if name not in self._offered and len(self._asked) < MAX_UNOFFERED:
+            if name not in self._offered and len(self._asked) < MAX_UNOFFERED and len(name) <= MAX_NAME:
                 self._asked.add(name)
             known[name if name in self._offered or name in self._asked else UNOFFERED] = amount
         if UNOFFERED not in known:

@@ -13,7 +13,7 @@ from placement.pods import PodSpec, Requirement
 from placement.requests import effective_requests
 from placement.resources import CPU, MEMORY
 from placement.soft import soft_parts
-from placement.specs import class_key, pod_spec
+from placement.specs import UNOFFERED, Axis, class_key, pod_spec
 from placement.state import ClusterState
 
 INFEASIBLE = [{"type": "PodResizePending", "reason": "Infeasible"}]
@@ -155,3 +155,9 @@ def test_a_pod_that_is_being_deleted_keeps_others_away_as_before() -> None:
     assert leaving != web
     state.bind("old", leaving, "a")
     assert state.rules.relational_mask(web).tolist() == [False, True]
+
+
+def test_a_resource_of_a_name_that_kubernetes_does_not_take_has_no_column() -> None:
+    """A caller's may be as long as a body, and would be kept for good."""
+    spec = Axis().limited(PodSpec((("a" * 318, 1), ("b" * 317, 2))))
+    assert spec.request == ((UNOFFERED, 1), ("b" * 317, 2))
