@@ -61,8 +61,7 @@ CREATE INDEX IF NOT EXISTS by_fleet ON records (fleet);
 """
 
 _FINAL = (
-    "UPDATE records SET final_node = ?, final_s = ? WHERE uid = ? AND final_node IS NULL "
-    "RETURNING asked_s, mode, node"
+    "UPDATE records SET final_node = ?, final_s = ? WHERE uid = ? AND final_node IS NULL RETURNING asked_s, mode, node"
 )
 _UNUSED = "DELETE FROM fleets WHERE NOT EXISTS (SELECT 1 FROM records WHERE fleet = digest)"
 _FUTURE = "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE asked_s > ? ORDER BY asked_s DESC LIMIT ?)"

@@ -378,7 +378,7 @@ def test_nodes_may_come_and_go_without_a_stale_score(nodes: list[NodeSpec], spec
     state = state_of(nodes, specs)
     fill(state, specs, "best-fit", 1)
     name = nodes[gone % len(nodes)].name
-    evicted = state.remove_node(name)
+    state.remove_node(name)
     for spec in specs:
         assert STRATEGIES["best-fit"].decide(state.snapshot(), spec).node != name
     state.add_node(nodes[gone % len(nodes)])
@@ -389,7 +389,6 @@ def test_nodes_may_come_and_go_without_a_stale_score(nodes: list[NodeSpec], spec
         fresh.add_node(node)
     for resident in state.residents.values():
         fresh.bind(resident.uid, resident.spec, state.names[resident.row], resident.devices)
-    assert len(evicted) + len(state.residents) == len(fresh.residents) + len(evicted)
     for spec in specs:
         one, two = (STRATEGIES["best-fit"].scores(s.snapshot(), spec) for s in (state, fresh))
         assert (one == two).all()
