@@ -530,7 +530,7 @@ async def test_a_nomination_is_written_again_only_where_it_was_cleared_and_anoth
             assert [c for c in here.api.calls if c[0] == "PATCH"] == [("PATCH", f"{PODS}/late/status")] * written
         other = here.applier(PLACE_LATE)
         assert other.record.nominated == {"uid-late": ("default", "late", "b")}
-        await other.give_back(PlanState.ABANDONED)
+        await other.abandon()
         assert not here.pods()["late"]["status"].get("nominatedNodeName")
         assert not here.pods()["late"]["spec"].get("schedulingGates")
 
@@ -556,7 +556,7 @@ async def test_a_plan_can_be_given_up_after_a_crash(tmp_path: Path) -> None:
         plan = await here.plan()
         with pytest.raises(Crash):
             await here.applier(plan, crash_at=4).run()
-        await here.applier(plan).give_back(PlanState.ABANDONED)
+        await here.applier(plan).abandon()
         assert here.cordoned() == []
         assert await here.applier(plan).run() == PlanState.ABANDONED
 

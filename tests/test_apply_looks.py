@@ -342,7 +342,7 @@ async def test_given_up_right_after_any_act_it_takes_back_what_it_has_not_used(
                 except Crash:
                     pass
             if applier.record.outcome == PlanState.RUNNING:  # else it was giving back already
-                await here.applier(plan).give_back(PlanState.ABANDONED)
+                await here.applier(plan).abandon()
                 pods = here.pods().values()
                 assert here.cordoned() == [], number
                 assert not any(TARGET_ANNOTATION in p["metadata"].get("annotations", {}) for p in pods), number

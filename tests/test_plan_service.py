@@ -492,6 +492,8 @@ async def test_a_plan_is_applied_interrupted_by_the_caller_and_resumed(tmp_path:
         await task
         assert (events[-1].outcome, events[-1].evictions) == ("done", 1)
         assert h.metric("ullage_plans_applied_total", kind="consolidate", outcome="done") == 1
+        events = await applied(h, pb.ApplyPlanRequest(id=plan.id, abandon=True))
+        assert events[-1].outcome == "done", "what has ended is not given up"
         assert [path.name for path in tmp_path.glob(f"*{SUFFIX}")] == [f"{plan.id}{SUFFIX}"], "the old one is pruned"
 
 

@@ -118,11 +118,9 @@ def _go_on(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str
 
 
 def _abandon(record: PlanRecord, where: Path, limits: ApplyLimits, kubeconfig: str | None, context: str | None) -> None:
-    from scheduler.planning.record import PlanState
     from scheduler.rights import APPLIES
 
-    outcome = PlanState.ABANDONED if record.outcome == PlanState.RUNNING else record.outcome
-    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).give_back(outcome), APPLIES)
+    with_client(kubeconfig, context, lambda client: _applier(client, record, where, limits).abandon(), APPLIES)
 
 
 def _say(record: PlanRecord, kubeconfig: str | None, context: str | None) -> None:

@@ -153,7 +153,7 @@ class Applier:
         """
         if self.record.outcome != PlanState.RUNNING:
             if self.record.owes:
-                await self.give_back(self.record.outcome)
+                await self._give_back(self.record.outcome)
             return self.record.outcome
         try:
             if all(step.state == State.PENDING for step in self.record.steps):
@@ -163,7 +163,7 @@ class Applier:
             await self._steps()
         except PlanLeft as left:
             self.record.reason = str(left)
-            await self.give_back(PlanState.STOPPED)
+            await self._give_back(PlanState.STOPPED)
         else:
             await self._look_back()
             self.record.outcome = PlanState.DONE
@@ -557,14 +557,20 @@ class Applier:
 
     # ── giving up ─────────────────────────────────────────────────────────────────────────────
 
-    async def give_back(self, outcome: PlanState) -> None:
-        """Take back what the plan holds and has not used: cordons of nodes it did not empty, nominations, marks.
-
-        The outcome is written first, so that whoever resumes gives back the rest and nothing else.
+    async def abandon(self) -> None:
+        """Give the plan up, if it has not ended, and take back what it holds and has not used.
 
         Raises
         ------
         ApiError : the API is away; calling again goes on.
+        """
+        has_ended = self.record.outcome != PlanState.RUNNING
+        await self._give_back(self.record.outcome if has_ended else PlanState.ABANDONED)
+
+    async def _give_back(self, outcome: PlanState) -> None:
+        """Take back cordons of nodes that it did not empty, nominations and marks.
+
+        The outcome is written first, so that whoever resumes gives back the rest and nothing else.
         """
         self.record.outcome = outcome
         self.save()

@@ -324,7 +324,7 @@ def apply(say: Say, order: Order, kube: KubeSettings, stopping: Event) -> None:
                     ApplyLimits(max_evictions=order.max_evictions),
                     lambda number, message: say(Happened(number + 1, message, record.evictions)),
                 )
-                await (applier.give_back(PlanState.ABANDONED) if order.abandons else applier.run())
+                await (applier.abandon() if order.abandons else applier.run())
                 say(Ended(record.outcome, record.reason, record.evictions))
 
     order.retention.prune(order.record.parent, order.now_s)
