@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from placement.errors import ConfigError
 from scheduler.learning.prometheus import CPU_USAGE, MEMORY_USAGE, Prometheus, cpu_expression, memory_expression
@@ -17,6 +18,8 @@ from scheduler.settings import UsageSettings
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed"
 )
+
+ALERTS = Path(__file__).parent.parent / "manifests" / "chart" / "alerts.yaml"
 
 
 def holds(folder: Path, expression: str, series: dict[str, str], expected: dict[str, float]) -> None:
@@ -96,6 +99,30 @@ def test_pods_of_another_cluster_with_the_same_names_are_left_out(tmp_path: Path
     series = {named(MEMORY_USAGE, cluster=name): f"{amount}x20" for name, amount in (("a", 1), ("b", 2))}
     holds(tmp_path, memory_expression(300), series, {'{namespace="shop",pod="web"}': 2.0})
     holds(tmp_path, memory_expression(300, 'cluster="a"'), series, {'{namespace="shop",pod="web"}': 1.0})
+
+
+@pytest.mark.parametrize(
+    ("alert", "metric", "good", "bad", "labels"),
+    [
+        ("UllageGatedPodsWait", "ullage_planner_ready{%s}", 1, 0, "{}"),
+        ("UllageUsageStale", 'ullage_usage_source_age_seconds{source="telemetry",%s}', 5, 9000, "{}"),
+        ("UllageRungShut", 'ullage_prediction_trusted{rung="model",%s}', 1, 0, '{rung="model"}'),
+    ],
+)
+def test_an_alert_about_learning_or_planning_is_about_the_leader(
+    alert: str, metric: str, good: int, bad: int, labels: str, tmp_path: Path
+) -> None:
+    """A standby plans nothing while its planner is well, and is told nothing by whoever measures."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    (expression,) = [rule["expr"] for group in groups for rule in group["rules"] if rule["alert"] == alert]
+    for leader, standby in ((good, bad), (bad, good)):
+        series = dict[str, str]()
+        for pod, leads, value in (("a", 1, leader), ("b", 0, standby)):
+            of_pod = f'pod="{pod}"'
+            series |= {metric % of_pod: f"{value}x20", f"ullage_leader{{{of_pod}}}": f"{leads}x20"}
+            series[f"ullage_plan_gated_pods{{{of_pod}}}"] = "3x20"
+        shown = 6.0 if alert == "UllageGatedPodsWait" else float(bad)
+        holds(tmp_path, expression, series, {labels: shown} if leader == bad else {})
 
 
 @pytest.mark.parametrize("text", ["cluster=a", 'cluster="a"}', 'a="b" or c="d"', 'a="b",', "{}", 'a="b"c'])
