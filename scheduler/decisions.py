@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from scheduler.records import Record
 
 SHOWN = ("at", "pod", "mode", "outcome", "node", "devices", "final_node", "agrees", "strategy", "id")
 """Columns of the table for people."""
+GROUP = 10_000
+"""Records of a row group; more are never in memory, for a store has a million, and the service may run beside."""
 
 
 def flat(record: Record) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def flat(record: Record) -> dict[str, Any]:
 
 
 def write_parquet(records: Iterable[Record], path: Path) -> int:
-    """Write all records as one Parquet file; how many.
+    """Write all records as one Parquet file, some at a time; how many.
 
     Raises
     ------
@@ -68,13 +71,17 @@ def write_parquet(records: Iterable[Record], path: Path) -> int:
     floats, booleans = {"asked_s", "final_s", "duration_s"}, {"agrees"}
     integers = {"score", "num_candidates", "version"} | {f"request_{k}" for k in ("cpu_millicores", "gpu_milli")}
     integers |= {"request_memory_bytes"}
-    rows = [flat(record) for record in records]
+    found, number = iter(records), 0
+    rows = [flat(record) for record in islice(found, GROUP)]
     names = list(rows[0]) if rows else ["id", "asked_s"]
     kind = {n: pa.float64() for n in floats} | {n: pa.bool_() for n in booleans} | {n: pa.int64() for n in integers}
     schema = pa.schema([(name, kind.get(name, pa.string())) for name in names])
     try:
-        with whole_file(path) as part:
-            pq.write_table(pa.Table.from_pylist(rows, schema), part, compression="zstd")
+        with whole_file(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as file:
+            while rows:
+                file.write_table(pa.Table.from_pylist(rows, schema))
+                number += len(rows)
+                rows = [flat(record) for record in islice(found, GROUP)]
     except OSError as error:
         raise RecordError(f"{path}: cannot be written ({why(error)}); check the folder and its free space") from error
-    return len(rows)
+    return number

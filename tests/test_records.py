@@ -469,7 +469,9 @@ def test_a_rejected_pod_is_explained_by_its_reasons(live: Live, tmp_path: Path) 
         assert "; not: 2 Insufficient cpu; 1 Insufficient cpu, memory" in in_words(record, fleet)
 
 
-def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) -> None:
+def test_decisions_are_listed_filtered_and_exported(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, cores in (("a", 1), ("b", 6), ("c", 99)):
         answered = live.ask(name, cpu_pod(cores))
         if answered.decision.is_placed:
@@ -498,13 +500,19 @@ def test_decisions_are_listed_filtered_and_exported(live: Live, tmp_path: Path) 
     assert table[0].startswith("AT")
     assert len(table) == 4
     target = tmp_path / "out.parquet"
+    monkeypatch.setattr("scheduler.decisions.GROUP", 2)
     run = CliRunner().invoke(decisions, ["export", str(target), "--records", path])
     assert run.exit_code == 0, run.output
+    assert run.stderr == f"3 decisions written to {target}\n"
     import pyarrow.parquet as pq
 
     columns = pq.read_table(target)
+    assert pq.ParquetFile(target).num_row_groups == 2
     assert columns.column("name").to_pylist() == ["c", "b", "a"]
     assert columns.column("request_cpu_millicores").to_pylist() == [99_000, 6000, 1000]
+    none = ["export", str(target), "--records", path, "-n", "elsewhere"]
+    assert CliRunner().invoke(decisions, none).exit_code == 0
+    assert pq.read_table(target).num_rows == 0
     run = CliRunner().invoke(decisions, ["export", str(tmp_path / "out.csv"), "--records", path])
     assert isinstance(run.exception, ConfigError)
     assert "decisions list -o csv" in str(run.exception)
