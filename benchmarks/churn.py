@@ -108,7 +108,7 @@ class Cluster:
         self.ledger = Ledger(ClusterState(events=events), time.monotonic, metrics)
         reader = Reader()
         self.recorder = recorder = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics, self.quiet)
-        self.engine = Engine(self.ledger, reader, strategy_named(strategy), settings, metrics, recorder=recorder)
+        self.engine = Engine(self.ledger, reader, strategy_named(strategy), settings, metrics)
         self.sink = {sink.kind: sink for sink in sinks(self.ledger, self.engine.modes, reader)}
         self.names = names(num_nodes)
         self.numbers = itertools.count()

@@ -122,7 +122,7 @@ def serve_ullage(pipe: Any, num_nodes: int, mode: str, strategy: str, num_pods: 
         for i in range(num_pods):
             ledger.see(reader.pod(json.dumps(pod(uid_of(i))).encode()))
         records = Recorder(RecordSettings(path=f"{folder}/records.db"), metrics, quiet)
-        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics, recorder=records)
+        engine = Engine(ledger, reader, strategy_named(strategy), settings, metrics)
         records.attach(engine)
         events.attach(ledger.state, [engine.strategy], begins_unix_s=int(time.time()))
         await asyncio.to_thread(warm_up, (engine.strategy,))

@@ -87,7 +87,6 @@ class App:
             settings,
             self.metrics,
             fallback=strategy_named(settings.fallback_strategy),
-            recorder=self.recorder,
         )
         if self.recorder is not None:
             self.recorder.attach(self.engine)

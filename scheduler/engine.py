@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
@@ -75,19 +75,11 @@ class Answered(Struct, frozen=True, gc=False):
     num_candidates: int
     duration_s: float
     outcome: str
-    """``placed``, ``rejected`` or ``ranked``."""
-
-
-class Recorder(Protocol):
-    """Takes decision records. Must return at once and never raise."""
-
-    def offer(self, record: Answered) -> None:
-        """Keep the record if there is room, else count it as dropped."""
-        ...
+    """``placed`` or ``rejected``."""
 
 
 class Engine:
-    """The live decider. ``ledger`` is the view; ``recorder`` may be None."""
+    """The live decider. ``ledger`` is the view."""
 
     def __init__(
         self,
@@ -98,7 +90,6 @@ class Engine:
         metrics: Metrics,
         *,
         fallback: Strategy | None = None,
-        recorder: Recorder | None = None,
     ) -> None:
         self.ledger = ledger
         self.reader = reader
@@ -106,9 +97,8 @@ class Engine:
         self.fallback = fallback or strategy
         self.settings = settings
         self.metrics = metrics
-        self.recorder = recorder
         self.listeners: list[Callable[[Answered], None]] = []
-        """Told about every decision; must return at once and never raise."""
+        """Told about every decision, before its pod counts; must return at once and never raise."""
         self.modes = Modes(settings.mode)
         self.exempt = frozenset(settings.exempt_namespaces)
         self.is_leading: Callable[[], bool] = lambda: True
@@ -296,14 +286,12 @@ class Engine:
         return f"{self._run}-{next(self._ids)}"
 
     def record(self, record: Answered) -> None:
-        """Count it, and hand it to the recorder."""
+        """Count it, and tell those who listen."""
         counter = self._counters.get((record.mode, record.outcome))
         if counter is None:
             counter = self.metrics.decisions.labels(record.mode, record.outcome)
             self._counters[record.mode, record.outcome] = counter
         counter.inc()
-        if self.recorder is not None:
-            self.recorder.offer(record)
         for listener in self.listeners:
             listener(record)
 

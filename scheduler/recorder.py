@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -30,14 +30,12 @@ from placement.resources import CPU, MEMORY, NOT_FEASIBLE, BoolArray, IntArray
 from placement.state import TOUCH_RING, ClusterState
 from placement.strategy import Decision, Strategy
 from scheduler.clocks import calm_s
+from scheduler.engine import Answered, Engine
+from scheduler.ledger import Seen
+from scheduler.metrics import Metrics
 from scheduler.quiet import Quiet
 from scheduler.records import IDLE, Bound, Fleet, Record, RecordStore, pack
 from scheduler.settings import RecordSettings
-
-if TYPE_CHECKING:
-    from scheduler.engine import Answered, Engine
-    from scheduler.ledger import Seen
-    from scheduler.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -217,9 +215,9 @@ class IdleNodes:
 
 
 class Recorder:
-    """Takes records on the event loop and writes them in a thread of its own. Give it to the engine.
+    """Takes records on the event loop and writes them in a thread of its own.
 
-    ``attach`` comes before the first ``offer``, and ``offer`` before the ledger counts the pod. Nothing here raises
+    :meth:`attach` begins, and then a decision is offered before the ledger counts its pod. Nothing here raises
     towards the caller. The thread writes one record at a time, in moments that are ``quiet``.
     """
 
@@ -240,6 +238,7 @@ class Recorder:
     def attach(self, engine: Engine) -> None:
         """Begin: ``engine`` tells about decisions, its ledger about what became of pods."""
         self._engine = engine
+        engine.listeners.append(self.offer)
         engine.ledger.on_bound = self.bound
         self._thread.start()
 
@@ -424,8 +423,6 @@ def _items(
 def _replayed(
     event: Event, number: int, by_digest: dict[str, Strategy], state: ClusterState, idle: IdleNodes, known: Rejections
 ) -> Record:
-    from scheduler.engine import Answered
-
     asked: Asked = event.detail
     strategy = by_digest.get(asked.strategy)
     if strategy is None:

@@ -42,9 +42,7 @@ class Live:
             self.ledger.see_node(node)
         strategy = strategy_named("best-fit")
         self.recorder = Recorder(RecordSettings(path=str(path), **records), self.metrics)
-        self.engine = Engine(
-            self.ledger, Reader(), strategy, Settings(mode="decide"), self.metrics, recorder=self.recorder
-        )
+        self.engine = Engine(self.ledger, Reader(), strategy, Settings(mode="decide"), self.metrics)
         self.recorder.attach(self.engine)
 
     def ask(self, name: str, spec: PodSpec, allowed: tuple[int, ...] = (0, 1, 2)) -> Answered:
