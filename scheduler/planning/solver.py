@@ -3,13 +3,14 @@
 Two of them, each started when it is first needed (``spawn``: nothing of ours is forked) and ended with its parent. One finds
 a first placement, a little below its parent's priority: pods wait for it, answers must not. The other improves on it while
 the time limit lasts, on processors that nobody else wants; on a busy machine it may get none at all, and then the first
-placement is what is used. A worker that does not answer is killed, and the next batch gets a new one. What is handed back
-was checked against the batch by a look that shares nothing with the solver.
+placement is what is used, as where it dies. A worker that does not answer is killed, and the next batch gets a new one.
+What is handed back was checked against the batch by a look that shares nothing with the solver.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,8 @@ from placement.planning.batches import at_once, place_batch
 from placement.planning.plans import Deadline
 from placement.resources import IntArray
 from scheduler.workers import end, end_with_parent
+
+log = logging.getLogger(__name__)
 
 NICE = 10
 FIRST_NICE = 5
@@ -182,7 +185,7 @@ class Solver:
 
         Raises
         ------
-        PlacementError : a worker died, hung, or could not plan; the next call starts a new one.
+        PlacementError : nobody found a first one: the worker died, hung, or could not plan; the next call starts a new one.
         """
         sent = Sent.of(batch)
         try:
@@ -202,9 +205,9 @@ class Solver:
                     found, placed = await asyncio.shield(running)
             except TimeoutError:
                 running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, PlacementError) as error:  # for want of memory, say, and then each time
             self._improver.close()
-            raise SolverError("the planning process died; the batch is planned again by a new one") from error
+            log.warning("batch not improved, its first placement is used", extra={"error": str(error)})
         return replace(found, placed=placed.unpack())
 
     def _is_late(self) -> bool:
