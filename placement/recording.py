@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from placement.nodes import NodeSpec
 from placement.pods import PodSpec
@@ -63,7 +64,7 @@ class Recording:
     pods: tuple[RecordedPod, ...]
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def first_s(self) -> int:
         """Unix time when it begins: a step before the first sample, or with the first arrival where there is none."""
         measured = [int(pod.time_s[0]) for pod in self.pods if len(pod.time_s)]
