@@ -189,11 +189,14 @@ class Extender:
         after, asker.after = asker.after, None  # it holds the asker: no cycle is left for the collector
         if after is not None:
             after()
-        if outcome in ("error", "deadline", NOT_SERVING):
-            self.engine.metrics.fallback.labels(outcome).inc()
+        self._count_fall(outcome)
         see_nodes, see_duration = self._observers(asker.verb, outcome)
         see_nodes(num_nodes)
         see_duration(asker.answered - started)
+
+    def _count_fall(self, outcome: str) -> None:
+        if outcome in ("error", "deadline", NOT_SERVING):
+            self.engine.metrics.fallback.labels(outcome).inc()
 
     def _observers(self, verb: str, outcome: str) -> tuple[Observe, Observe]:
         """Take a number of nodes and a duration; finding a metric by its labels costs more than using it."""
@@ -408,6 +411,7 @@ class Extender:
             except Exception as error:
                 self._failed("preempt", asked.head, error)
                 outcome, victims = "error", () if is_gpu else asked.victims
+        self._count_fall(outcome)
         self.engine.metrics.request_duration.labels("preempt", outcome).observe(time.perf_counter() - started)
         return Response(wire.preempt_answer(victims), closes=outcome == NOT_SERVING)
 

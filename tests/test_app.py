@@ -951,6 +951,7 @@ async def test_a_defect_in_a_verb_is_logged_and_changes_no_answer_but_where_devi
         assert await scheduler.prioritize(pod, NAMES) == dict.fromkeys(NAMES, 0)
         assert await scheduler.post("/v1/preempt", {"Pod": pod} | victims) == victims
         assert await scheduler.post("/v1/gpu/preempt", {"Pod": pod} | victims) == {"NodeNameToMetaVictims": {}}
+        assert scheduler.app.metrics.fallback.labels("error")._value.get() == 5
     assert [r.exc_info is not None for r in caplog.records if r.getMessage() == "defect in a verb"] == [True] * 5
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from placement import log
+from placement import log, log_lines
 from placement.errors import ConfigError
 from placement.learning.lifetime_history import ALL
 from placement.log import Asked, Event
@@ -22,6 +22,7 @@ from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_to_toml
 from scheduler.__main__ import root
+from scheduler import eventlog
 from scheduler.cli import progress
 from scheduler.errors import RecordError
 from scheduler.eventlog import DiskLog
@@ -103,6 +104,19 @@ def test_a_bundle_verifies_and_becomes_a_trace(tmp_path: Path, monkeypatch: pyte
     assert re.search(r"s  0 of \d+ events\n", verified.stderr), "long ones say how far they are"
     made = runner.invoke(root, ["trace", "from-log", str(target), str(tmp_path / "t.ullage")])
     assert made.exit_code == 0, made.output
+
+
+def test_a_segment_that_is_compressed_while_it_is_packed_is_in_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_folder, target = lived(tmp_path / "log"), tmp_path / "bundle.tar.gz"
+    (plain,) = files = log_lines.segments(log_folder)
+    eventlog._compress(plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(log_lines, "segments", lambda folder: files)
+        assert CliRunner().invoke(root, ["bundle", str(log_folder), "-o", str(target)]).exit_code == 0
+    verified = CliRunner().invoke(root, ["bundle", "--verify", str(target)])
+    assert verified.exit_code == 0, verified.output
 
 
 @pytest.mark.parametrize("delivery", ["decide", "score"])

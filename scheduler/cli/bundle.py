@@ -62,7 +62,8 @@ def write_bundle(log_folder: Path, config: Path | None, target: Path) -> int:
             if config is not None and settings is not None:
                 _add(archive, f"settings{config.suffix}", settings)
             for path in files:
-                archive.add(path, arcname=f"log/{path.name}")
+                now = path if path.exists() else Path(f"{path}.gz")  # a service that runs compresses what is full
+                archive.add(now, arcname=f"log/{now.name}")
     except OSError as error:
         raise RecordError(
             f"bundle {target}: cannot be written ({why(error)}); check the folder and its free space"
