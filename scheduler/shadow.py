@@ -9,7 +9,7 @@ order (Künsch 1989), because neighbouring decisions are alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -197,7 +197,7 @@ def compare(reader: RecordReader, records: Iterable[Record], prices: NodePrices,
         last[record.uid] = _pod(record, fleet, prices)
         if fleet is not None:
             busy.see(record, fleet)
-        record.masks = {}  # most of a record, and the last one about every pod is kept
+        record.masks, record.top = {}, []  # most of a record, and the last one about every pod is kept
     pods = list(last.values())
     shadow.pods = len(pods)
     shadow.in_shadow = modes == {"shadow"}
@@ -273,23 +273,21 @@ def _estimate(shadow: Shadow, settled: list[Pod], seed: int) -> None:
     days_s = max(shadow.to_s - shadow.from_s, 1.0)
     # One avoided opening saves its node's price for as long as nodes stay in use; scaled from the time seen to a month.
     monthly = usd * len(settled) * shadow.busy_hours * (HOURS_A_MONTH * 3600 / days_s)
-    rng = np.random.default_rng(seed)
-    picks = _blocks(len(settled), rng)
     shadow.agreement = wilson(agreed)
-    shadow.nodes_fewer = _interval(nodes * len(settled), picks)
-    shadow.usd_a_month = _interval(monthly, picks)
+    shadow.nodes_fewer, shadow.usd_a_month = _intervals((nodes * len(settled), monthly), np.random.default_rng(seed))
 
 
-def _blocks(number: int, rng: np.random.Generator) -> Any:
-    """``(RESAMPLES, number)`` indices of a circular moving-block bootstrap; blocks of about √number."""
+def _intervals(series: Sequence[FloatArray], rng: np.random.Generator) -> list[Interval]:
+    """Of each one's mean, by a circular moving-block bootstrap in blocks of about √n, one sample at a time: there may be a
+    million pods."""
+    number = len(series[0])
     length = max(1, math.isqrt(number))
-    starts = rng.integers(0, number, (RESAMPLES, -(-number // length)))
-    return ((starts[:, :, None] + np.arange(length)) % number).reshape(RESAMPLES, -1)[:, :number]
-
-
-def _interval(values: FloatArray, picks: Any) -> Interval:
-    means = values[picks].mean(axis=1)
-    return Interval(float(values.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))
+    means: list[list[float]] = []
+    for starts in rng.integers(0, number, (RESAMPLES, -(-number // length))):
+        picks = ((starts[:, None] + np.arange(length)) % number).ravel()[:number]
+        means.append([values[picks].mean() for values in series])
+    lows, highs = np.quantile(means, (0.025, 0.975), axis=0)
+    return [Interval(float(v.mean()), float(lo), float(hi)) for v, lo, hi in zip(series, lows, highs, strict=True)]
 
 
 def wilson(agreed: BoolArray) -> Interval:
