@@ -21,8 +21,8 @@ from placement.pods import PodSpec
 from placement.resources import CPU
 from placement.state import ClusterState
 from placement.strategies import STRATEGIES, strategy_to_toml
-from scheduler.__main__ import root
 from scheduler import eventlog
+from scheduler.__main__ import root
 from scheduler.cli import progress
 from scheduler.errors import RecordError
 from scheduler.eventlog import DiskLog
