@@ -214,6 +214,15 @@ def test_every_volume_names_something_that_is_rendered_or_promised(rendered: Fac
         assert mounted == {v["name"] for v in volumes}
 
 
+def test_every_account_that_pods_run_as_is_there_whoever_grants_it_rights() -> None:
+    documents = _chart("rbac.create=false", "plan.enabled=true")
+    assert not [d for d in documents if d["kind"].endswith(("Role", "RoleBinding"))]
+    specs = [pod_spec(d) for d in documents if d["kind"] == "Deployment"]
+    specs += [pod_spec(d["spec"]["jobTemplate"]) for d in documents if d["kind"] == "CronJob"]
+    accounts = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount"}
+    assert {spec["serviceAccountName"] for spec in specs} == accounts
+
+
 def test_certificates_that_the_chart_makes_share_one_authority(tmp_path: Path) -> None:
     command = [_tool("helm"), "template", "ullage", str(CHART), "--kube-version", "1.36.3"]
     secrets = [o for o in _render(command, tmp_path).objects if o["kind"] == "Secret"]
