@@ -450,7 +450,7 @@ class Replay:
         waiting = tuple(Pod(self.uids[pod], self.uids[pod], self.with_gang(pod)) for pod in pods)
         held: dict[int, tuple[int, int]] = {}
         try:
-            problem = batch_problem(Cluster(self.state, waiting))
+            problem = batch_problem(Cluster(self.state, waiting), fills=True)
         except PlacementError:  # no nodes; live it is logged
             pass
         else:

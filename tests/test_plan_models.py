@@ -19,7 +19,7 @@ from placement.errors import ConfigError
 from placement.planning import partitions, purchase
 from placement.planning.batch import Batch, ZoneSpread
 from placement.planning.batch_program import BatchModel, Goal, Pairs
-from placement.planning.batches import as_placed, place_batch
+from placement.planning.batches import as_placed, at_once, place_batch
 from placement.planning.best_fit import best_fit
 from placement.planning.class_flow import EXACT_CELLS
 from placement.planning.consolidation import consolidate
@@ -161,6 +161,9 @@ def test_wishes_are_met_as_brute_force_would_between_count_and_stranding(batch: 
         assert result.stranding >= least - 1e-9
         if result.ending == Ending.OPTIMAL:
             assert result.stranding == pytest.approx(least, abs=1e-8)
+    filled = place_batch(replace(batch, fills=True), seconds(5))
+    assert (filled.count, filled.wishes_met, filled.wishes_bound, filled.ending) == (most, best, best, Ending.OPTIMAL)
+    assert filled.stranding_bound <= least + 1e-9
     greedy = as_placed(batch, best_fit(batch), Ending.DEADLINE)
     at_that_count = [x for x in valid if int(x.sum()) == greedy.count]
     assert greedy.wishes_bound >= max(batch.wishes_met(x) for x in at_that_count) >= greedy.wishes_met
@@ -230,6 +233,23 @@ def test_a_batch_is_placed_as_brute_force_would(batch: Batch) -> None:
     assert result.stranding >= least - 1e-9
     if result.ending == Ending.OPTIMAL:
         assert result.stranding == pytest.approx(least, abs=1e-8)
+
+
+def test_a_batch_that_fills_leaves_an_empty_node_empty_and_ends_at_once() -> None:
+    """The second node is half full, in proportion, so that neither strands anything."""
+    free, two = np.array([[8, 4, 8], [8, 4, 8]]), np.full((2, 3), 2)
+    batch = Batch(
+        np.ones((2, 1), np.int64), np.array([2]), free, 4 * two, two[:1], np.array([-1]), np.zeros(3, np.int64)
+    )
+    assert at_once(batch).placed.tolist() == [[2, 0, 0]]
+    filled = at_once(replace(batch, fills=True))
+    assert filled.placed.tolist() == [[0, 2, 0]]
+    assert filled.is_final
+    apart = at_once(replace(batch, fills=True, most=np.ones((1, 3), np.int64)))
+    assert apart.placed.tolist() == [[1, 1, 0]]
+    strands = replace(batch, fills=True, request=np.array([[2], [1]]))
+    assert at_once(strands).stranding > at_once(strands).stranding_bound
+    assert at_once(strands).is_final
 
 
 def test_a_hundred_pods_on_three_hundred_nodes_are_placed_with_a_small_certified_gap() -> None:

@@ -44,6 +44,7 @@ class Batch:
     parts : the wishes' unit: so many to a point.
     devices : devices of nodes one by one, and what classes take of them; None = no class takes any.
     priority : ``(C,)`` int64, higher is more important; None = all alike.
+    fills : where counts and wishes are equal, the fullest nodes take the pods, whatever is stranded.
     """
 
     request: IntArray
@@ -59,6 +60,7 @@ class Batch:
     parts: int = 1
     devices: Devices | None = None
     priority: IntArray | None = None
+    fills: bool = False
 
     def __post_init__(self) -> None:
         if self.free.shape[1] == 0:

@@ -52,8 +52,9 @@ def batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
     return [(pod.name, why[pod.spec]) for pod in pods]
 
 
-def batch_problem(cluster: Cluster) -> BatchProblem:
-    """Pending pods as classes; pods that share a gang label are placed all or none.
+def batch_problem(cluster: Cluster, *, fills: bool = False) -> BatchProblem:
+    """Pending pods as classes; pods that share a gang label are placed all or none. ``fills``: of equal placements that on the
+    fullest nodes, as pods that gather window by window want it; else that with least stranding.
 
     Amounts are the ledger's: a quantity that is a mistake, on a pod or a node, keeps nobody else from being planned.
     """
@@ -81,7 +82,16 @@ def batch_problem(cluster: Cluster) -> BatchProblem:
     counted = None if devices is None or (devices.are_whole and not cluster.state.unrecorded) else devices
     priority = np.array([spec.priority for spec in specs], np.int64)
     batch = Batch(
-        request, count, free, cluster.allocatable(), most, gang_number, zones, devices=counted, priority=priority
+        request,
+        count,
+        free,
+        cluster.allocatable(),
+        most,
+        gang_number,
+        zones,
+        devices=counted,
+        priority=priority,
+        fills=fills,
     )
     if is_wishing(rules, specs):
         wishes = wishes_of(rules, specs, count, batch.fitting() > 0, cluster.rows)

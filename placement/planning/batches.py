@@ -118,7 +118,11 @@ def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int,
         wishes_bound = int(np.floor(POINTS_SLACK * max(1.0, -bound) - bound))
     wishes_met = batch.wishes_met(best)
     slopes = np.where(fitting > 0, slopes_of(batch), INFINITY)
-    best, bound = _improve(Goal(batch, slopes, counts, points=wishes_met), best, fitting, deadline, how)
+    goal = Goal(batch, slopes, counts, points=wishes_met)
+    if batch.fills:
+        bound = goal.first_bound(fitting)
+    else:
+        best, bound = _improve(goal, best, fitting, deadline, how)
     return _ended(batch, best, (most, wishes_bound, bound), deadline, gap_share)
 
 
@@ -130,8 +134,9 @@ def _ended(
     counts, value, wishes_met = batch.counts(best), batch.stranding(best), batch.wishes_met(best)
     bound = max(0.0, min(bound, value))
     ending = deadline.ending
-    if value - bound <= gap_share * value and wishes_met >= wishes_bound and counts == most:
-        ending = Ending.OPTIMAL if value - bound <= TIGHT * value else Ending.GAP_REACHED
+    missed = 0.0 if batch.fills else value - bound
+    if missed <= gap_share * value and wishes_met >= wishes_bound and counts == most:
+        ending = Ending.OPTIMAL if missed <= TIGHT * value else Ending.GAP_REACHED
     return Batched(best, counts, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
 
 
@@ -168,7 +173,7 @@ def _place_near(
         if not for_wishes.is_over:
             found = near_search.improve(batch, found, fitting, for_wishes, seed=seed + 1)
         best = max((best, found), key=batch.wishes_met)
-    if deadline.left_s > max(LEAST_SHARE * deadline.time_s, split_s) and not deadline.is_over:
+    if not batch.fills and deadline.left_s > max(LEAST_SHARE * deadline.time_s, split_s) and not deadline.is_over:
         layout = near_search.split(batch, best)
         room = layout.batch.fitting()
         slopes = np.where(room > 0, slopes_of(layout.batch), INFINITY)
@@ -178,7 +183,7 @@ def _place_near(
     plain = replace(batch, wish=None, near=())
     goal = Goal(plain, np.where(fitting > 0, slopes_of(plain), INFINITY), counts)
     bound = goal.first_bound(fitting)
-    if deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
+    if not batch.fills and deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
         found, bound = _improve(goal, best, fitting, deadline, how)
         if batch.wishes_met(found) >= batch.wishes_met(best):
             best = found
@@ -198,7 +203,8 @@ def as_placed(batch: Batch, placed: IntArray, ending: Ending) -> Batched:
     goal = Goal(batch, np.where(fitting > 0, slopes_of(batch), INFINITY), counts)
     bound = max(0.0, min(goal.first_bound(fitting), value)) if any(counts) else value
     wishes_met, wishes_bound = batch.wishes_met(placed), batch.most_wishes(fitting, counts)
-    if counts == most and value - bound <= TIGHT * value and wishes_met == wishes_bound:
+    missed = 0.0 if batch.fills else value - bound
+    if counts == most and missed <= TIGHT * value and wishes_met == wishes_bound:
         ending = Ending.OPTIMAL
     return Batched(placed, counts, most, value, bound, ending, wishes_met, wishes_bound)
 

@@ -16,11 +16,12 @@ from placement.resources import FloatArray, IntArray
 FIRST_PODS = 100
 """So many the first placement deals out whatever the clock says, some milliseconds: who is cancelled at once gets a plan, too."""
 POINT = 2.0
-"""A point of a wish against stranding where pods are placed one by one: more than one pod can strand at all."""
+"""A point of a wish against the cost where pods are placed one by one: more than a pod can cost at all."""
 
 
 def best_fit(batch: Batch, deadline: Deadline | None = None, *, is_quick: bool = False) -> IntArray:
-    """``(C, N)`` greedy placement, the most important first, each pod where it likes best, then where stranding grows least.
+    """``(C, N)`` greedy placement, the most important first, each pod where it likes best, then where stranding grows least
+    (or, of a batch that ``fills``, where least stays free).
 
     Of one priority the largest classes come first, as most often that places all; where it does not, the smallest first if
     that places more (``is_quick``: not tried). Gangs are placed all or none, when the first of their classes is up. Classes
@@ -173,7 +174,7 @@ def _fill_class(
     """
     request = batch.request[:, c]
     spread = next((s for s in batch.spreads if s.pod_class == c), None)
-    cost = _growth(batch, left, slice(None), request)
+    cost = _cost(batch, left, slice(None), request)
     if batch.wish is not None:
         cost -= POINT * batch.wish[c]
     full = (left < request[:, None]).any(axis=0) | (placed[c] >= batch.most[c])
@@ -202,8 +203,8 @@ def _fill_class(
             counts.change(c, best, 1)
         fits = (left[:, best] >= request).all() and placed[c, best] < batch.most[c, best]
         node = np.array([best])
-        growth = _growth(batch, left[:, node], node, request)[0] if fits else INFINITY
-        cost[best] = growth if batch.wish is None else growth - POINT * batch.wish[c, best]
+        again = _cost(batch, left[:, node], node, request)[0] if fits else INFINITY
+        cost[best] = again if batch.wish is None else again - POINT * batch.wish[c, best]
     return True
 
 
@@ -247,8 +248,10 @@ def claimed(batch: Batch, placed: IntArray) -> IntArray:
     return found if batch.counts(found) > batch.counts(placed) and not batch.violations(found) else placed
 
 
-def _growth(batch: Batch, left: IntArray, nodes: IntArray | slice, request: IntArray) -> FloatArray:
-    """``(n,)`` change of the cluster's stranding when a pod goes to each of ``nodes``."""
+def _cost(batch: Batch, left: IntArray, nodes: IntArray | slice, request: IntArray) -> FloatArray:
+    """``(n,)`` what it costs that a pod goes to each of ``nodes``: stranding, or where nodes are to fill, what stays free."""
+    if batch.fills:
+        return np.asarray(((left - request[:, None]) * batch.weights[:, None]).sum(axis=0), np.float64)
     offered = batch.offered[:, nodes]
     usable = (left / offered).min(axis=0) - ((left - request[:, None]) / offered).min(axis=0)
     return np.asarray(usable * batch.worth[nodes] - float(request @ batch.weights), np.float64)

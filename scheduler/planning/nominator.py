@@ -315,7 +315,7 @@ class Nominator:
 
     async def _solve(self, pods: tuple[Pod, ...]) -> Plan:
         with self._preemptors_counted():
-            problem = batch_problem(Cluster(self.engine.state, pods))
+            problem = batch_problem(Cluster(self.engine.state, pods), fills=True)
         covered, gated = {p.uid for members in problem.pods for p in members}, self.engine.ledger.gated
         await self._let_go({gated[p.uid]: UNCOVERED for p in pods if p.uid not in covered and p.uid in gated})
         batched = await self.solver.solve(problem.batch, self.settings.time_s, self.engine.settings.seed)
