@@ -173,7 +173,7 @@ class Metrics:
         self.plan_bound = gauge("ullage_plan_bound", "Bound on the last plan's value.", ["kind"])
         self.plan_gap = gauge(
             "ullage_plan_gap_ratio",
-            "How far the last plan can be from the best, certified; of a batch, its stranding.",
+            "How far the last plan can be from the best, certified.",
             ["kind"],
         )
         self.plan_wishes = gauge(

@@ -12,7 +12,7 @@ node, so its linear program is exact, and a subgradient at the present load prov
 
 The model has integers per class and node, never a boolean per pod. It starts from the best nodes of each class and
 generates further (class, node) pairs by reduced cost over *all* nodes, so the bound is one for the whole cluster
-although only a small part of it is ever in the model.
+although only a small part of it is ever in the model. A batch that ``fills`` has no such stage: best fit decides.
 
 **Wishes** are points per class and node, those of kube-scheduler's soft rules that do not depend on where the rest of the
 batch goes, and points that pods have for each other (:mod:`placement.planning.nearness`). They are a stage of their own, between

@@ -276,7 +276,7 @@ class Nominator:
         metrics = self.engine.metrics
         metrics.plan_value.labels(plan.kind).set(plan.value)
         metrics.plan_bound.labels(plan.kind).set(plan.value if plan.bound is None else plan.bound)
-        metrics.plan_gap.labels(plan.kind).set(plan.details["stranding_gap_share"])
+        metrics.plan_gap.labels(plan.kind).set(plan.gap_share or 0.0)
         metrics.plan_time.labels(plan.kind).set(plan.time_s)
         metrics.see_wishes(plan.kind, plan.details)
         metrics.plan_placed.labels("placed").inc(len(plan.steps))
