@@ -55,8 +55,18 @@ class _Pod:
     kept_milli: tuple[int, int] = (1000, 1000)
     node: str = ""
     parts: tuple[Parts, Parts] | None = None
-    samples: dict[int, list[int]] = field(default_factory=dict)
-    """Grid time → [millicores, bytes]."""
+    series: list[PodSeries] = field(default_factory=list)
+    """Its usage as it was read; there may be a hundred million samples in all."""
+
+    def samples(self) -> tuple[IntArray, IntArray]:
+        """``(S,)`` grid times, ascending, and ``(S, 2)`` millicores and bytes; −1 where nothing was measured."""
+        whole = [np.rint(one.time_s).astype(np.int64) for one in self.series]
+        times = np.unique(np.concatenate([np.zeros(0, np.int64), *whole]))
+        table = np.full((len(times), 2), -1, np.int64)
+        for at, one in zip(whole, self.series, strict=True):
+            column, unit = (0, 1000) if one.resource == CPU else (1, 1)
+            table[np.searchsorted(times, at), column] = np.rint(one.values * unit)
+        return times, table
 
 
 async def record(
@@ -89,11 +99,11 @@ async def record(
             if pod is None:
                 unknown.add((series.namespace, series.pod))
             else:
-                _add(pod, series)
+                pod.series.append(series)
         until_s = max((float(series.time_s[-1]) for series in chunk if len(series.time_s)), default=None)
         if until_s is not None:
             percent = 100 * (until_s - first_s) / (end_s - first_s)
-            measured = sum(1 for pod in pods.values() if pod.samples)
+            measured = sum(1 for pod in pods.values() if pod.series)
             progress(f"{chunk[0].resource} of {measured:,} pods read, {percent:.0f} % of the time")
     recorded = [life for key, pod in pods.items() for life in _lives(key, pod, starts.get(key, set()))]
     if not any(len(p.time_s) for p in recorded):
@@ -188,21 +198,13 @@ def _pod_of(
     return pods[key]
 
 
-def _add(pod: _Pod, series: PodSeries) -> None:
-    is_cpu = series.resource == CPU
-    unit = 1000 if is_cpu else 1
-    for at, value in zip(series.time_s.tolist(), series.values.tolist(), strict=True):
-        pod.samples.setdefault(round(at), [-1, -1])[0 if is_cpu else 1] = round(value * unit)
-
-
 def _lives(key: tuple[str, str], pod: _Pod, starts: set[int]) -> list[RecordedPod]:
     """The pods that had this name, oldest first: samples up to a start are of the pod before.
 
     Of those that are gone the API tells nothing: they are taken for what the last one is.
     """
     begins = sorted(starts | {pod.arrival_s} - {-1})
-    times: IntArray = np.array(sorted(pod.samples), np.int64)
-    table: IntArray = np.array([pod.samples[t] for t in times.tolist()], np.int64).reshape(-1, 2)
+    times, table = pod.samples()
     begun = np.searchsorted(begins, times)  # how many starts were before a sample; 0 = nobody knows when its pod began
     last = len(begins) if pod.is_listed else int(begun.max())
     found: list[RecordedPod] = []
