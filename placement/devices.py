@@ -115,10 +115,6 @@ class Devices:
             return None
         return found + [(c, 1 << g) for (_, c), g in zip(shares, chosen, strict=True)]
 
-    def only(self, nodes: IntArray) -> Devices:
-        """On some of the nodes."""
-        return Devices(self.free[nodes], self.count, self.milli)
-
     def only_classes(self, classes: IntArray) -> Devices:
         """Of some of the classes, or of parts of them."""
         return Devices(self.free, self.count[classes], self.milli[classes])

@@ -157,7 +157,6 @@ class PodSpecObject(Struct):
     schedulingGates: list[dict[str, str]] | None = None
     schedulingGroup: SchedulingGroup | None = None
     workloadRef: WorkloadReference | None = None
-    schedulerName: str = "default-scheduler"
 
 
 class Terminated(Struct):
