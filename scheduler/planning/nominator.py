@@ -88,9 +88,8 @@ def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
 
 
 def _is_preemptor(seen: Seen) -> bool:
-    """Whether kube-scheduler nominated a pod that waits: it does so where others leave for it."""
-    is_by_others = bool(seen.nominated) and seen.nominated != seen.planned
-    return is_by_others and not (seen.node or seen.is_gated or seen.is_held or seen.spec.leaving)
+    """Whether kube-scheduler nominated a pod, which is nominated, and waits: it does so where others leave for it."""
+    return seen.nominated != seen.planned and not (seen.node or seen.is_gated or seen.is_held or seen.spec.leaving)
 
 
 def _parts(gangs: list[list[Promise]]) -> Iterator[list[list[Promise]]]:
@@ -328,8 +327,8 @@ class Nominator:
         ledger = self.engine.ledger
         waits = [
             seen
-            for seen in ledger.pods.values()
-            if _is_preemptor(seen) and ledger.assume(seen.who, seen.spec, seen.nominated, 0)
+            for seen in ledger.pods.values()  # a glance at each of thousands
+            if seen.nominated and _is_preemptor(seen) and ledger.assume(seen.who, seen.spec, seen.nominated, 0)
         ]
         try:
             yield
