@@ -210,7 +210,7 @@ async def probe(facts: Facts, client: KubeClient | None, options: Probe) -> tupl
             found += await skew(client)
             question = await _unless_forbidden(real_question(client), None)
             found += await _unless_forbidden(neighbours(client, facts), [])
-            if facts.settings is not None and facts.settings.plan.enabled:
+            if facts.settings is None or facts.settings.plan.enabled:
                 found += await _unless_forbidden(short_gangs(client), [])
             if gives_shares(facts):
                 found += await _unless_forbidden(unguarded(client), [])
