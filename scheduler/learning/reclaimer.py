@@ -219,8 +219,9 @@ class Reclaimer:
         try:
             await evict(self.client, pod.who)
         except ApiError as error:
-            if error.status != 404:
-                raise
+            if error.status == 404:
+                return
+            raise
         log.info("evicted a reclaimed pod", extra={"pod": f"{pod.namespace}/{pod.name}"})
 
     async def _gauges(self, rounds: list[_Round]) -> None:
