@@ -163,12 +163,14 @@ def test_records_of_an_old_log_are_dated_by_its_first_event(tmp_path: Path) -> N
         writer.header(started_unix_s=BEGINS_S + 3600, strategies={strategy.digest: strategy_to_toml(strategy)}),
         writer.event(Event(3600, log.NODE_ADDED, "a", detail=NodeSpec("a", ((CPU, 6000),)))),
         writer.event(Event(3700, log.DECISION, "u0", "a", 0, asked)),
+        writer.mark(lost=1200),
     ]
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "000009.jsonl").write_bytes(b"".join(lines))
     words = ["decisions", "from-log", str(tmp_path / "log"), "--records", str(tmp_path / "r.db")]
     made = CliRunner().invoke(root, words, catch_exceptions=False)
     assert made.exit_code == 0, made.output
+    assert made.stderr.startswith("note: the log lost 1,200 events, and with them")
     with RecordReader(str(tmp_path / "r.db")) as reader:
         (record,) = reader.find(Query())
     assert record.asked_s == BEGINS_S + 3700

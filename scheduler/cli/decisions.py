@@ -170,7 +170,9 @@ def from_log(log: Path, tomls: tuple[Path, ...], epoch_s: float | None, quiet: b
     from scheduler.recorder import record_log
     from scheduler.records import RecordStore
 
-    header, events, _lost = read_log(log)
+    header, events, lost = read_log(log)
+    if lost:
+        click.echo(f"note: the log lost {lost:,} events, and with them decisions and what became of pods", err=True)
     known = [*strategies_of(header), *STRATEGIES.values(), *(strategy_from_toml(path) for path in tomls)]
     target = Path(records)
     is_new, written = not target.exists(), False
