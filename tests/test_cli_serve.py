@@ -75,6 +75,16 @@ def test_check_says_where_nothing_can_be_written(tmp_path: Path, option: str, wh
     assert asyncio.run(run("--check", option, str(tmp_path / good)))[0] == 0
 
 
+def test_check_looks_at_the_folder_of_applied_plans_where_any_may_be_applied(tmp_path: Path) -> None:
+    config, place = tmp_path / "ullage.yaml", tmp_path / "file"
+    place.write_text("", encoding="utf-8")
+    for applies, expected in (("true", 2), ("false", 0)):
+        config.write_text(f"plan: {{applies: {applies}, records: {place}}}\n", encoding="utf-8")
+        code, text = asyncio.run(run("--check", "--config", str(config)))
+        assert code == expected
+        assert (f"plan.records {place}: is a file; give a folder" in text) is (expected == 2)
+
+
 async def test_no_api_no_rights_and_a_taken_port_end_with_1_and_what_to_do(tmp_path: Path) -> None:
     async with api_server() as api:
         taken = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)

@@ -112,6 +112,7 @@ def _check_places(settings: Settings) -> None:
     for name, text, is_folder in (
         ("log.folder", settings.log.folder, True),
         ("records.path", settings.records.path, False),
+        ("plan.records", settings.plan.records if settings.plan.applies else "", True),
     ):
         path = Path(text)
         problem = ""
