@@ -10,6 +10,7 @@ from placement.learning.baselines import BASELINES, PEAK, Target, forecast, fore
 from placement.learning.features import Context, FeatureSchema, featurize, schema_of, side_by_side
 from placement.learning.usage import DAY, HOUR
 from placement.learning.windows import P95, Past
+from placement.resources import CPU, MEMORY
 from simulator.learning.forecast_samples import cluster_features
 
 RNG = np.random.default_rng(8)
@@ -87,6 +88,15 @@ def test_shares_scale_with_the_workload_and_the_rest_does_not() -> None:
     np.testing.assert_allclose(half.values[:, :, exact] * 2, full.values[:, :, exact], rtol=1e-3, atol=1e-5)
     fixed = [schema.names.index(n) for n in ("hour", "weekday", "cores", "memory_gib", "age_h")]
     np.testing.assert_array_equal(half.values[:, :, fixed], full.values[:, :, fixed])
+
+
+@pytest.mark.parametrize(("resource", "provisioned"), [(CPU, 4.0), (MEMORY, 8 * 2.0**30)])
+def test_steady_use_has_its_own_level_in_every_histogram(resource: str, provisioned: float) -> None:
+    past = Past(np.full((1, 9 * DAY), 0.25, np.float32), np.array([9 * DAY]), np.full(1, provisioned), resource)
+    table = featurize(past, Target(6, PEAK), Context(np.ones(1), np.ones(1)))
+    decayed = [value for name, value in zip(table.schema.names, table.values[0, 0], strict=True) if "decayed_" in name]
+    assert len(decayed) == 5
+    assert all(0.25 <= value <= 0.25 * 1.1 for value in decayed), decayed
 
 
 def test_the_digest_tells_order_and_names_apart() -> None:

@@ -16,11 +16,11 @@ from itertools import chain
 import numpy as np
 
 from placement.learning.baselines import SLOT_H, Target, age_hours, forecast, mean_and_deviation
-from placement.learning.histograms import VPA_CPU, HistogramSpec, histogram_percentiles
+from placement.learning.histograms import VPA_CPU, VPA_MEMORY, HistogramSpec, histogram_percentiles
 from placement.learning.kin import NAMES as KIN_NAMES
 from placement.learning.usage import HOUR, SingleArray
 from placement.learning.windows import Past, in_parts, trailing_max, trailing_sum, window_percentiles
-from placement.resources import BoolArray, FloatArray, IntArray
+from placement.resources import CPU, BoolArray, FloatArray, IntArray
 
 MAX_HOURS = (3, 6, 12, 24, 48, 72, 168, 336, 672)
 MEAN_HOURS = (3, 6, 12, 24, 72, 168, 336, 672)
@@ -203,7 +203,8 @@ def _distribution(past: Past) -> Iterator[Table]:
         yield f"hour_max_p{level:g}_28d", table
     linear = HistogramSpec(1 / 200, 1.0, 1.05, 24.0 * 7)
     unit = Past(past.share, past.origins, np.ones(len(past.share)), past.resource, past.start_s)
-    for percent, table in zip((90, 95, 99), histogram_percentiles(past, VPA_CPU, (90.0, 95.0, 99.0)), strict=True):
+    amounts = VPA_CPU if past.resource == CPU else VPA_MEMORY
+    for percent, table in zip((90, 95, 99), histogram_percentiles(past, amounts, (90.0, 95.0, 99.0)), strict=True):
         yield f"decayed_p{percent}_24h", table
     for percent, table in zip((95, 99), histogram_percentiles(unit, linear, (95.0, 99.0)), strict=True):
         yield f"decayed_p{percent}_7d", table
