@@ -35,6 +35,10 @@ FLOOR = 1e-3
 """Least base and least answer, as a share: below it a workload is idle and ratios mean nothing."""
 
 
+_TABLES: Mapping[str, object] = {"max_bin": 127, "num_threads": 1, "verbose": -1}
+"""How LightGBM takes in a table, to fit on and to stop by."""
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """How one model is grown; one thread, so that a seed repeats it exactly."""
@@ -62,12 +66,10 @@ class FitOptions:
             "bagging_fraction": 0.7,
             "bagging_freq": 1,
             "lambda_l2": 1.0,
-            "max_bin": 127,
-            "num_threads": 1,
             "deterministic": True,
             "force_row_wise": True,
             "seed": self.seed,
-            "verbose": -1,
+            **_TABLES,
         }
 
 
@@ -172,7 +174,7 @@ def fit(
             part[1] / anchor,
             weight=part[2] * anchor,
             reference=reference,
-            params={"max_bin": 127, "verbose": -1, "num_threads": 1, "bin_construct_sample_cnt": options.bin_rows},
+            params={**_TABLES, "bin_construct_sample_cnt": options.bin_rows},
         )
 
     data = dataset((rows, truth, weight))
@@ -252,7 +254,7 @@ def fit_classes(
         raise ModelError(f"{len(rows)} pods are too few to learn lifetimes from; give at least {2 * options.min_leaf}")
     settings = {k: v for k, v in options.parameters().items() if k != "alpha"}
     settings |= {"objective": "multiclass", "num_class": num_classes}
-    data = lightgbm.Dataset(rows, labels, weight=weight, params={"max_bin": 127, "verbose": -1, "num_threads": 1})
+    data = lightgbm.Dataset(rows, labels, weight=weight, params={**_TABLES})
     return ClassTrees(tuple(names), num_classes, lightgbm.train(settings, data, options.trees))
 
 
@@ -327,7 +329,7 @@ def fit_hazards(data: HazardRows, held_out: HazardRows, names: Sequence[str], op
     def dataset(part: HazardRows, reference: Any = None) -> Any:
         return lightgbm.Dataset(
             part.rows, part.ended, weight=part.weight, init_score=part.start, reference=reference,
-            params={"max_bin": 127, "verbose": -1, "num_threads": 1},
+            params={**_TABLES},
         )  # fmt: skip
 
     train = dataset(data)
