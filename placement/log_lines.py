@@ -130,7 +130,8 @@ def begin_of(header: Mapping[str, Any], events: Sequence[Event]) -> int:
 
 
 def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
-    """Events that rebuild ``state`` row by row: free rows are made, with names that begin with :data:`HOLE`, and given back."""
+    """Events that rebuild ``state`` row by row: free rows are made, with names that begin with :data:`HOLE`, and given back.
+    Pods come when they came, so that they are as old as they are."""
     events = [Event(time_s, log.NAMESPACE, name, detail=spec) for name, spec in state.namespaces.items()]
     holes = []
     for row in range(state.num_rows):
@@ -142,7 +143,8 @@ def checkpoint_events(state: ClusterState, time_s: int) -> list[Event]:
     events += [Event(time_s, log.NODE_REMOVED, name) for name in holes]
     for resident in state.residents.values():
         kind = log.POD_FOUND if resident.is_bound else log.POD_ASSUMED
-        events.append(Event(time_s, kind, resident.uid, state.names[resident.row], resident.devices, resident.spec))
+        where, devices = state.names[resident.row], resident.devices
+        events.append(Event(resident.since_s, kind, resident.uid, where, devices, resident.spec))
     if state.knowledge.version:
         events.append(Event(time_s, log.KNOWLEDGE, state.knowledge.digest, detail=state.knowledge))
     return events
@@ -171,7 +173,7 @@ class _Known:
     def follow(self, event: Event) -> None:
         """One more event."""
         kind, subject, detail = event.kind, event.subject, event.detail
-        self.time_s = event.time_s
+        self.time_s = max(self.time_s, event.time_s)
         if kind in (log.NODE_ADDED, log.NODE_UPDATED):
             self.nodes[subject] = detail
         elif kind == log.NODE_REMOVED:

@@ -63,9 +63,10 @@ def test_a_row_that_was_free_when_a_log_begins_is_no_node_of_its_trace() -> None
     state = ClusterState()
     for name in "abc":
         state.add_node(NodeSpec(name, ((CPU, 6000),)))
-    state.bind("u", SPEC, "b")
+    state.bind("u", SPEC, "b", time_s=5)
     state.remove_node("a")
-    trace = trace_of(checkpoint_events(state, 0), "late")
+    trace = trace_of(checkpoint_events(state, 100), "late")
+    assert trace.pods.arrival_s.tolist() == [100], "whenever the pod came, the trace begins with the log"
     assert [node.name for node in trace.nodes] == ["b", "c"]
     assert not trace.failures
 

@@ -33,8 +33,10 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
     departures: dict[str, int] = {}
     bound: dict[str, int] = {}
     found: set[str] = set()
+    begin_s: int | None = None
     for event in events:
         subject = event.subject
+        begin_s = event.time_s if begin_s is None else begin_s
         if event.kind in (log.NODE_ADDED, log.NODE_REMOVED) and subject.startswith(HOLE):
             continue  # no node ever had that name
         if event.kind == log.NODE_ADDED:
@@ -47,7 +49,7 @@ def trace_of(events: Iterable[Event], name: str, *, begins_s: int = 0) -> Trace:
             spec = event.detail.spec if event.kind == log.DECISION else event.detail
             if spec is not None:
                 specs.setdefault(subject, spec.anew)
-                arrivals.setdefault(subject, event.time_s)
+                arrivals.setdefault(subject, max(event.time_s, begin_s))
                 if event.kind == log.POD_FOUND and subject not in bound:  # else it comes back with its node
                     found.add(subject)
             if event.kind in (log.POD_BOUND, log.POD_FOUND):
