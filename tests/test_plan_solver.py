@@ -121,6 +121,20 @@ async def test_a_worker_that_is_known_to_be_dead_is_a_failed_batch_or_no_better_
         solver.close()
 
 
+def no_memory(*_: object) -> None:
+    raise MemoryError("Unable to allocate 9 GiB for an array")
+
+
+async def test_where_the_improver_finds_no_memory_the_first_placement_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.planning.solver.improve", no_memory)
+    solver, made = Solver(), batch(12, 20)
+    try:
+        found = await solver.solve(made, 20.0, 0)
+        assert np.array_equal(found.placed, as_placed(made, best_fit(made), Ending.DEADLINE).placed)
+    finally:
+        solver.close()
+
+
 async def test_an_improver_that_gets_no_processor_holds_nobody_up() -> None:
     solver = Solver()
     made = batch(12, 20)

@@ -205,9 +205,9 @@ class Solver:
                     found, placed = await asyncio.shield(running)
             except TimeoutError:
                 running.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody else will look
-        except (BrokenProcessPool, PlacementError) as error:  # for want of memory, say, and then each time
+        except Exception as error:  # for want of memory, say, and then each time
             self._improver.close()
-            log.warning("batch not improved, its first placement is used", extra={"error": str(error)})
+            log.warning("batch not improved, its first placement is used", extra={"error": repr(error)})
         return replace(found, placed=placed.unpack())
 
     def _is_late(self) -> bool:
