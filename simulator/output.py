@@ -36,6 +36,9 @@ def untold(done: float, total: float) -> None:
 @contextmanager
 def _data_only() -> Iterator[None]:
     """Send what native libraries print (HiGHS does, at times), workers' too, to standard error: standard output is data."""
+    if sys.stdout is None:  # it is closed, and its number may be that of a file by now
+        yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

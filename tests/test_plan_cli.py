@@ -634,6 +634,13 @@ def test_what_solvers_print_does_not_reach_standard_output(is_quiet: bool, capfd
     assert (out, err) == ("data\n", "a native library speaks\n")
 
 
+def test_a_command_whose_standard_output_is_closed_works_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a job that writes a report: `ullage simulate … --report page.html >&-`."""
+    monkeypatch.setattr("sys.stdout", None)
+    with progress("replaying", quiet=True) as advance:
+        advance(1, 1)
+
+
 @pytest.mark.parametrize("kind", ["rescue", "batch"])
 def test_a_pod_whose_rules_exclude_every_node_is_named_with_the_rules(kind: str) -> None:
     """One node lacks the label, the other is too small: no single rule excludes both."""

@@ -305,6 +305,10 @@ def test_churn_without_gpu_time_is_refused(trace: Trace, message: str) -> None:
 def test_a_steady_state_of_more_pods_than_any_machine_holds_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"would make .* pods, more than 10,000,000; give a smaller load"):
         resample(with_lives(GPU_NODES), Churn(mean_lifetimes=1e30))
+    tiny = PodSpec(((CPU, 1),), GpuRequest(1, 1))
+    filled = Trace.of("filled", GPU_NODES, [("p", tiny, 0, 600)]).but(nodes=tuple(1000 * GPU_NODES))
+    with pytest.raises(ConfigError, match="would make 8e\\+07 pods, more"):
+        resample(filled, Churn(load=10, mean_lifetimes=1e-9))
 
 
 def test_what_is_made_up_of_next_to_nothing_is_empty_or_refused() -> None:

@@ -57,9 +57,10 @@ def resample(trace: Trace, churn: Churn) -> Trace:
     rng = np.random.default_rng([churn.seed, 0xC0DE])
     rate = churn.load * fleet / float((gpu * life).mean())
     horizon = int(churn.mean_lifetimes * life.mean())
-    if rate * (horizon + float(life.mean())) > MOST_PODS:
+    expected = rate * (horizon + float(life.mean()))
+    if expected > MOST_PODS:
         raise ConfigError(
-            f"trace {trace.manifest.name}: {churn} would make {rate * horizon:,.3g} pods, more than {MOST_PODS:,}; "
+            f"trace {trace.manifest.name}: {churn} would make {expected:,.3g} pods, more than {MOST_PODS:,}; "
             "give a smaller load, or fewer lifetimes"
         )
     num = int(rng.poisson(rate * horizon))
