@@ -79,7 +79,7 @@ def why_not_bound(nominated: str) -> str:
 
 
 async def adherence(client: KubeClient, namespace: str = "") -> list[Adherence]:
-    """Every live pod that a plan of ours nominated, those that left it included, and those that wait behind our gate.
+    """Every pod that a plan of ours nominated, those that left it or have ended included, and those behind our gate.
 
     Raises
     ------
