@@ -119,6 +119,15 @@ async def why_not_valid(client: KubeClient, plan: Plan) -> list[str]:
     return wrong or check_steps(cluster, plan)
 
 
+async def _unless_gone(write: Callable[[], Awaitable[None]]) -> None:
+    """Write to a pod, without effect if that is gone, or bound where bound ones are not written to: the next look sees it."""
+    try:
+        await write()
+    except ApiError as error:
+        if error.status not in GONE:
+            raise
+
+
 class Applier:
     """One plan, one record. ``save`` makes the record durable; ``say`` tells people what happens."""
 
@@ -539,21 +548,13 @@ class Applier:
             return
         self.record.nominated[meta.uid] = (meta.namespace, meta.name, node)
         self.save()
-        try:
-            who = Who(meta.uid, meta.namespace, meta.name)
-            await nominate(self.client, who, node, self.client.server_s(), devices)
-        except ApiError as error:
-            if error.status not in GONE:
-                raise
+        who = Who(meta.uid, meta.namespace, meta.name)
+        await _unless_gone(partial(nominate, self.client, who, node, self.client.server_s(), devices))
 
     async def _lift(self, pod: objects.Pod) -> None:
-        if not any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
-            return
-        try:
-            await lift(self.client, Who(pod.metadata.uid, pod.metadata.namespace, pod.metadata.name))
-        except ApiError as error:
-            if error.status not in GONE:
-                raise
+        if any(gate.get("name") == GATE for gate in pod.spec.schedulingGates or ()):
+            who = Who(pod.metadata.uid, pod.metadata.namespace, pod.metadata.name)
+            await _unless_gone(partial(lift, self.client, who))
 
     # ── giving up ─────────────────────────────────────────────────────────────────────────────
 
@@ -582,25 +583,12 @@ class Applier:
         for uid, (namespace, name, node) in list(self.record.nominated.items()):
             who = Who(uid, namespace, name)
             await self._patiently(partial(clear, self.client, who, node))
-            await self._patiently(partial(self._free, who))
+            # no pod stays behind our gate for a plan that is over
+            await self._patiently(partial(_unless_gone, partial(lift, self.client, who)))
             del self.record.nominated[uid]
             self.save()
         for uid, (namespace, name) in list(self.record.marked.items()):
-            await self._patiently(partial(self._unmark, Who(uid, namespace, name)))
+            unmark = partial(mark_target, self.client, Who(uid, namespace, name), None)
+            await self._patiently(partial(_unless_gone, unmark))
             del self.record.marked[uid]
             self.save()
-
-    async def _free(self, who: Who) -> None:
-        """No pod stays behind our gate for a plan that is over."""
-        try:
-            await lift(self.client, who)
-        except ApiError as error:
-            if error.status not in GONE:
-                raise
-
-    async def _unmark(self, who: Who) -> None:
-        try:
-            await mark_target(self.client, who, None)
-        except ApiError as error:
-            if error.status not in GONE:
-                raise
