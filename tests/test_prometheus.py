@@ -651,7 +651,7 @@ async def test_a_worker_process_answers_and_one_that_dies_is_replaced(tmp_path: 
         learner = UsageLearner(live.engine, UsageSettings(), lambda: True, prometheus=client, asker=worker, clock=clock)
         await learner.turn()
         assert (forecast(live).rung, forecast(live).cpu) == ("history", 1000)
-        for process in worker._pool._processes.values():  # type: ignore[union-attr]  # a real pool
+        for process in worker._process._pool._processes.values():  # type: ignore[union-attr]  # a real pool
             process.kill()
         fake.pods = {"web-1": lambda t: 2.0}
         clock.now += 600

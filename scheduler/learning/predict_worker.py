@@ -9,9 +9,7 @@ grow old where turns end.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import signal
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +18,7 @@ from placement.errors import PlacementError
 from placement.learning.baselines import Target
 from placement.learning.prediction import Answers, Question, Rungs, ask, load_rungs
 from scheduler.slices import give_way
-from scheduler.workers import end, end_with_parent
+from scheduler.workers import OwnProcess, end_with_parent
 
 NICENESS = 10
 HUNG_S = 120.0
@@ -60,7 +58,8 @@ class WorkerProcess:
     """An :class:`Asker` in a process of its own."""
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+        self._process = OwnProcess(_begin)
+        self.close = self._process.close
 
     async def answers(self, source: Source, questions: list[Question]) -> list[Answers]:
         """See :class:`Asker`.
@@ -71,11 +70,8 @@ class WorkerProcess:
         cannot load the folder.
         """
         try:
-            if self._pool is None:
-                context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
             async with asyncio.timeout(HUNG_S):
-                return await asyncio.wrap_future(self._pool.submit(_answers, source, questions))
+                return await self._process.run(_answers, source, questions)
         except TimeoutError as error:
             self.close()
             raise WorkerLostError(
@@ -87,12 +83,6 @@ class WorkerProcess:
         except OSError as error:
             self.close()
             raise WorkerLostError(f"the prediction worker cannot be started ({error}); it is tried again") from error
-
-    def close(self) -> None:
-        """See :class:`Asker`."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            end(pool)
 
 
 class OnThread:

@@ -27,9 +27,10 @@ from scheduler._pb import expander_pb2
 from scheduler.metrics import Metrics
 from scheduler.planning.expansion import Advice, Unpriced, advise
 from scheduler.planning.prices import read_prices
-from scheduler.planning.solver import GRACE_S, OwnProcess
+from scheduler.planning.solver import GRACE_S, begin
 from scheduler.service import Context, HealthService, listen, new_server
 from scheduler.settings import GrpcSettings, Settings
+from scheduler.workers import OwnProcess
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class ExpanderServer:
         )
         self.metrics = metrics
         self.port = 0
-        self._process = OwnProcess(is_patient=False)
+        self._process = OwnProcess(begin, False)
         self._hung_s = 0.0
         self._server: Any = None
 
@@ -122,7 +123,7 @@ class ExpanderServer:
     def _begin_anew(self) -> None:
         """A new process, which loads at once what it needs: that takes longer than an autoscaler waits."""
         self._process.close()
-        self._process, self._hung_s = OwnProcess(is_patient=False), time.monotonic() + GRACE_S
+        self._process, self._hung_s = OwnProcess(begin, False), time.monotonic() + GRACE_S
         self._run(warm_up)
 
     def _replace_if_hung(self) -> None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +27,7 @@ from placement.planning.batch import Batch, Batched
 from placement.planning.batches import at_once, place_batch
 from placement.planning.plans import Deadline
 from placement.resources import IntArray
-from scheduler.workers import end, end_with_parent
+from scheduler.workers import OwnProcess, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +37,12 @@ FIRST_NICE = 5
 GRACE_S = 30.0
 """For the start of a process and a first placement; and for the last step of one that improves."""
 
-Said = TypeVar("Said")
-
 
 class SolverError(PlacementError):
     """The worker died, hung, or returned a placement that breaks a rule."""
 
 
-def _begin(is_patient: bool) -> None:
+def begin(is_patient: bool) -> None:
     """In a worker: keep standard output clean, and end when the parent does."""
     os.nice(NICE if is_patient else FIRST_NICE)
     if is_patient and sys.platform == "linux":  # at low priority giving way takes milliseconds; this does it at once
@@ -144,40 +139,12 @@ def improve(sent: Sent, start: Sparse, time_s: float, seed: int) -> Answer:
     return _answer(batch, place_batch(batch, deadline, seed=seed, start=start.unpack()))
 
 
-class OwnProcess:
-    """One process, made when it is first needed."""
-
-    def __init__(self, *, is_patient: bool) -> None:
-        self._is_patient = is_patient
-        self._pool: ProcessPoolExecutor | None = None
-        self._last: Future[Any] | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether it still works on something whose time is over."""
-        return self._last is not None and not self._last.done()
-
-    def run(self, work: Callable[..., Said], *words: Any) -> asyncio.Future[Said]:
-        """``work(*words)`` in the process."""
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(self._is_patient,))
-        self._last = future = self._pool.submit(work, *words)
-        return asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        pool, self._pool, self._last = self._pool, None, None
-        if pool is not None:
-            end(pool)
-
-
 class Solver:
     """Both processes."""
 
     def __init__(self) -> None:
-        self._first = OwnProcess(is_patient=False)
-        self._improver = OwnProcess(is_patient=True)
+        self._first = OwnProcess(begin, False)
+        self._improver = OwnProcess(begin, True)
         self._late_s = 0.0
 
     async def solve(self, batch: Batch, time_s: float, seed: int) -> Batched:
