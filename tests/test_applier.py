@@ -648,7 +648,7 @@ def test_a_lock_that_is_taken_away_before_it_is_held_is_none(tmp_path: Path, mon
 
 def test_a_plan_survives_its_document_and_a_foreign_document_is_refused() -> None:
     steps = (Step(Action.MOVE, "u", "ns/p", "a", "b"), Step(Action.DELETE, source="a"))
-    plan = Plan("consolidate", Ending.GAP_REACHED, "USD", 1.5, 1.6, steps, ("x",), usd_per_hour=1.5, details={"m": 1.0})
+    plan = Plan("consolidate", Ending.DEADLINE, "USD", 1.5, 1.6, steps, ("x",), usd_per_hour=1.5, details={"m": 1.0})
     assert plan_of_document(plan_document(plan)) == plan
     for document in ({}, {"kind": "Pod"}, {"kind": "Plan", "plan": "dance"}, {"kind": "Plan", "steps": 3}):
         with pytest.raises(ConfigError, match="make one with"):

@@ -80,7 +80,7 @@ def test_company_counts_as_brute_force_would(batch: Batch) -> None:
     for few_places in (64, 0):  # as in large batches: zones, hosts; pairs of class and node enter by their price
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(near_search, "MAX_PAIRS", -1)
-            patch.setattr("placement.planning.batch_program.FEW_PLACES", few_places)
+            patch.setattr("placement.planning.nearness.FEW_PLACES", few_places)
             for name in ("TOP_NODES", "MAX_NEW_PAIRS", "FIRST_PAIRS"):
                 patch.setattr(f"placement.planning.batches.{name}", 1)
             searched = place_batch(batch, seconds(5))

@@ -205,7 +205,7 @@ def test_many_wishes_for_few_nodes_are_met_as_a_whole_program_would(with_rules: 
     liked = rng.random(60) < 0.1
     wish = np.where(liked, 100 * rng.integers(1, 4, batch.most.shape), rng.integers(0, 3, batch.most.shape))
     batch = replace(batch, wish=wish)
-    result = place_batch(batch, seconds(60), gap_share=0.02)
+    result = place_batch(batch, seconds(60))
     assert batch.violations(result.placed) == []
     assert result.wishes_met <= result.wishes_bound < batch.most_wishes(batch.fitting(), result.counts)
     assert result.wishes_met >= 0.999 * result.wishes_bound
@@ -254,10 +254,9 @@ def test_a_batch_that_fills_leaves_an_empty_node_empty_and_ends_at_once() -> Non
 
 def test_a_hundred_pods_on_three_hundred_nodes_are_placed_with_a_small_certified_gap() -> None:
     batch = batch_instance(1, num_pods=100, num_nodes=300)
-    result = place_batch(batch, seconds(60), gap_share=0.02)
+    result = place_batch(batch, seconds(10))
     assert batch.violations(result.placed) == []
     assert result.count == result.most == 100
-    assert result.ending in (Ending.GAP_REACHED, Ending.OPTIMAL)
     assert result.gap_share < 0.01
     assert result.stranding <= batch.stranding(best_fit(batch)) + 1e-12
 

@@ -15,17 +15,12 @@ from placement.planning.nearness import Nearness, sums
 from placement.planning.solver import INFINITY, Answer, Model
 from placement.resources import BoolArray, FloatArray, IntArray
 
-FEW_PLACES = 64
-"""Rules with more places (hosts) enter programs in sum over all places, and only what they give."""
-EXACT_GAP, POINTS_SLACK = 1e-9, 1e-6
-"""Where points are whole numbers: the relative gap to stop at, and what a solver's bound may be wrong by, relative."""
+TIGHT = 1e-9
+"""A bound as near, relative, is reached."""
+POINTS_SLACK = 1e-6
+"""What a solver's bound on points, which are whole numbers, may be wrong by, relative."""
 GOAL = 1e9
 """Stranding in the program is in parts per thousand million, so that solver tolerances are far below a pod."""
-
-
-def has_many_places(rule: Nearness) -> bool:
-    """Whether a rule enters programs in sum over all its places."""
-    return rule.num_places > FEW_PLACES
 
 
 @dataclass
@@ -86,11 +81,11 @@ class Goal:
         """``placed`` costs less than ``value`` and gives up no point of an earlier stage."""
         return self.cost(placed) < value and (self.is_wishes or self.batch.wishes_met(placed) >= self.points)
 
-    def is_reached(self, value: float, bound: float, gap_share: float) -> bool:
+    def is_reached(self, value: float, bound: float) -> bool:
         """Nothing is left to look for."""
         if self.is_wishes:
             return value - bound < 1 - POINTS_SLACK * max(1.0, -bound)
-        return value - bound <= gap_share * value
+        return value - bound <= TIGHT * value
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ class BatchModel:
         self._add_spreads()
         self.company: list[_Company | _Pull] = []
         for rule in batch.near if self.is_wishes else ():
-            if not has_many_places(rule):
+            if not rule.has_many_places:
                 self.company += [_Company(self, rule, place) for place in range(rule.num_places)]
             else:
                 self.company += [_Pull(self, rule, k, fitting) for k in np.flatnonzero(rule.gains > 0).tolist()]

@@ -32,13 +32,12 @@ import numpy as np
 from placement.planning import near_search
 from placement.planning.batch import Batch, Batched
 from placement.planning.batch_program import (
-    EXACT_GAP,
     POINTS_SLACK,
+    TIGHT,
     BatchModel,
     Goal,
     Most,
     Pairs,
-    has_many_places,
     slopes_of,
 )
 from placement.planning.best_fit import best_fit, claimed, one_by_one, repacked
@@ -60,7 +59,6 @@ SOLVE_SHARE = 0.85
 """What a solver gets of the time that is left: it looks at its clock between steps only."""
 BUILDS = 3.0
 """A program is begun only with so many times left what the last one took to build."""
-TIGHT = 1e-9
 WISHES_SHARE = 0.5
 """What wishes get of the time that is left after counting."""
 SEARCH_SHARE, EXACT_SHARE, BOUND_SHARE = 0.4, 0.5, 0.8
@@ -76,16 +74,15 @@ def place_batch(
     deadline: Deadline,
     *,
     seed: int = 0,
-    gap_share: float = TIGHT,
     start: IntArray | None = None,
 ) -> Batched:
     """Best placement of the batch within the deadline: most pods of each priority, the highest first, then most wishes, then
-    least stranding to ``gap_share``.
+    least stranding.
 
     ``start`` ``(C, N)`` is a valid placement to improve on; None = best fit.
     """
     best = best_fit(batch, deadline) if start is None else start
-    found = _in_stages(batch, best, deadline, (seed, gap_share))
+    found = _in_stages(batch, best, deadline, seed)
     if found.counts == found.most_of_each:
         return found
     # where nothing is proved, later stages may have made room for more
@@ -97,9 +94,8 @@ def place_batch(
     return replace(more, most_of_each=tuple(most))
 
 
-def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int, float]) -> Batched:
+def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, seed: int) -> Batched:
     """Counts, wishes, stranding, one after the other."""
-    seed, gap_share = how
     fitting = batch.fitting()
     best, most = _place_more(batch, best, fitting, deadline, seed)
     counts = batch.counts(best)
@@ -108,13 +104,13 @@ def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int,
         "more pods placed than the bound allows"
     )
     if not any(counts):
-        return _ended(batch, best, (most, 0, batch.stranding(best)), deadline, gap_share)
+        return _ended(batch, best, (most, 0, batch.stranding(best)), deadline)
     wishes_bound = 0
     if batch.near:
-        return _place_near(batch, best, fitting, most, deadline, how)
+        return _place_near(batch, best, fitting, most, deadline, seed)
     if batch.wish is not None:
         goal = Goal.wishes(batch, fitting, counts)
-        best, bound = _improve(goal, best, fitting, deadline.part(WISHES_SHARE), how)
+        best, bound = _improve(goal, best, fitting, deadline.part(WISHES_SHARE), seed)
         wishes_bound = int(np.floor(POINTS_SLACK * max(1.0, -bound) - bound))
     wishes_met = batch.wishes_met(best)
     slopes = np.where(fitting > 0, slopes_of(batch), INFINITY)
@@ -122,21 +118,19 @@ def _in_stages(batch: Batch, best: IntArray, deadline: Deadline, how: tuple[int,
     if batch.fills:
         bound = goal.first_bound(fitting)
     else:
-        best, bound = _improve(goal, best, fitting, deadline, how)
-    return _ended(batch, best, (most, wishes_bound, bound), deadline, gap_share)
+        best, bound = _improve(goal, best, fitting, deadline, seed)
+    return _ended(batch, best, (most, wishes_bound, bound), deadline)
 
 
-def _ended(
-    batch: Batch, best: IntArray, bounds: tuple[tuple[int, ...], int, float], deadline: Deadline, gap_share: float
-) -> Batched:
+def _ended(batch: Batch, best: IntArray, bounds: tuple[tuple[int, ...], int, float], deadline: Deadline) -> Batched:
     """The result, with ``bounds`` on counts, wishes and stranding."""
     most, wishes_bound, bound = bounds
     counts, value, wishes_met = batch.counts(best), batch.stranding(best), batch.wishes_met(best)
     bound = max(0.0, min(bound, value))
     ending = deadline.ending
     missed = 0.0 if batch.fills else value - bound
-    if missed <= gap_share * value and wishes_met >= wishes_bound and counts == most:
-        ending = Ending.OPTIMAL if missed <= TIGHT * value else Ending.GAP_REACHED
+    if missed <= TIGHT * value and wishes_met >= wishes_bound and counts == most:
+        ending = Ending.OPTIMAL
     return Batched(best, counts, most, value, bound, ending, wishes_met, max(wishes_bound, wishes_met))
 
 
@@ -146,7 +140,7 @@ def _place_near(
     fitting: IntArray,
     most: tuple[int, ...],
     deadline: Deadline,
-    how: tuple[int, float],
+    seed: int,
 ) -> Batched:
     """Wishes, then stranding, of a batch whose pods wish things of each other, at the counts of ``best``.
 
@@ -154,7 +148,6 @@ def _place_near(
     zones, which give a bound and another start for the search. Stranding: the same programs as ever, once everybody's place
     is fixed; its bound is without wishes.
     """
-    seed, gap_share = how
     counts, begun_s = batch.counts(best), deadline.elapsed_s
     most_points = batch.most_wishes(fitting, counts)
     split_s = GLANCES * (deadline.elapsed_s - begun_s)
@@ -165,9 +158,9 @@ def _place_near(
         best, proved = near_search.exact(batch, best, fitting, limits)
         most_points = min(most_points, proved)
     if batch.wishes_met(best) < most_points and not for_wishes.is_over:
-        many = tuple(rule for rule in batch.near if has_many_places(rule))
+        many = tuple(rule for rule in batch.near if rule.has_many_places)
         goal = Goal.wishes(batch, fitting, counts)
-        found, cost = _improve(goal, best, fitting, for_wishes.part(BOUND_SHARE), how)
+        found, cost = _improve(goal, best, fitting, for_wishes.part(BOUND_SHARE), seed)
         proved = int(np.floor(POINTS_SLACK * max(1.0, -cost) - cost))
         most_points = min(most_points, proved - least_crowding(many, batch.surely(counts), fitting))
         if not for_wishes.is_over:
@@ -179,15 +172,15 @@ def _place_near(
         slopes = np.where(room > 0, slopes_of(layout.batch), INFINITY)
         kept = layout.batch.counts(layout.placed)
         fixed = Goal(layout.batch, slopes, kept, points=layout.batch.wishes_met(layout.placed))
-        best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), how)[0])
+        best = layout.merge(_improve(fixed, layout.placed, room, deadline.part(0.5), seed)[0])
     plain = replace(batch, wish=None, near=())
     goal = Goal(plain, np.where(fitting > 0, slopes_of(plain), INFINITY), counts)
     bound = goal.first_bound(fitting)
     if not batch.fills and deadline.left_s > LEAST_SHARE * deadline.time_s and not deadline.is_over:
-        found, bound = _improve(goal, best, fitting, deadline, how)
+        found, bound = _improve(goal, best, fitting, deadline, seed)
         if batch.wishes_met(found) >= batch.wishes_met(best):
             best = found
-    return _ended(batch, best, (most, most_points, bound), deadline, gap_share)
+    return _ended(batch, best, (most, most_points, bound), deadline)
 
 
 def at_once(batch: Batch) -> Batched:
@@ -272,15 +265,12 @@ def _most_of(
     return best, max(most, batch.counts(best)[rank])
 
 
-def _improve(
-    goal: Goal, best: IntArray, fitting: IntArray, deadline: Deadline, how: tuple[int, float]
-) -> tuple[IntArray, float]:
+def _improve(goal: Goal, best: IntArray, fitting: IntArray, deadline: Deadline, seed: int) -> tuple[IntArray, float]:
     """A placement that costs less at the counts of ``best``, and a bound: price pairs over all nodes, then the integers."""
-    seed, gap_share = how
     batch, slopes = goal.batch, goal.slopes
     pairs = _first_pairs(best, slopes)
     bound = goal.first_bound(fitting)
-    if goal.is_wishes and goal.is_reached(goal.cost(best), bound, gap_share):
+    if goal.is_wishes and goal.is_reached(goal.cost(best), bound):
         return best, bound
     # where no points are at stake the weaker bound stays, and with it each plan of earlier versions
     counted = pairs.known if goal.is_wishes or goal.points else np.zeros_like(pairs.known)
@@ -309,7 +299,7 @@ def _improve(
         chosen = wanted[np.argsort(-profit.ravel()[wanted], kind="stable")[:MAX_NEW_PAIRS]]
         pairs.add(*np.divmod(chosen, fitting.shape[1]))
     if len(profit):
-        best, bound = _round(goal, best, profit, (priced, bound), deadline, fitting, (seed, gap_share))
+        best, bound = _round(goal, best, profit, (priced, bound), deadline, fitting, seed)
     return best, bound
 
 
@@ -337,7 +327,7 @@ def _round(
     bounds: tuple[float, float],
     deadline: Deadline,
     fitting: IntArray,
-    how: tuple[int, float],
+    seed: int,
 ) -> tuple[IntArray, float]:
     """Integers over the pairs that matter: a better placement, and a better bound.
 
@@ -346,13 +336,12 @@ def _round(
     are left out without loss (reduced-cost fixing). The rest enter by profit, more in each program, and the bound is
     never above what a pair that is still outside could reach.
     """
-    seed, gap_share = how
     batch, value = goal.batch, goal.cost(best)
     priced, bound = bounds
     matter = np.flatnonzero((profit >= priced - value).ravel() & (fitting > 0).ravel())
     matter = matter[np.argsort(-profit.ravel()[matter], kind="stable")]
     limit, built_s = FIRST_PAIRS, 0.0
-    while deadline.left_s > BUILDS * built_s and not deadline.is_over and not goal.is_reached(value, bound, gap_share):
+    while deadline.left_s > BUILDS * built_s and not deadline.is_over and not goal.is_reached(value, bound):
         begun_s = deadline.elapsed_s
         left_out = priced - float(profit.ravel()[matter[limit]]) if len(matter) > limit else INFINITY
         pairs = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(best.shape, np.bool_))
@@ -361,8 +350,7 @@ def _round(
         program = BatchModel(batch, pairs, fitting, goal)
         built_s = MORE_PAIRS * (deadline.elapsed_s - begun_s)
         time_s = max(SOLVE_SHARE * deadline.left_s, 1e-3)
-        gap = EXACT_GAP if goal.is_wishes else min(gap_share, 1e-4)
-        limits = Limits(time_s, seed, gap_share=gap, work=deadline.work)
+        limits = Limits(time_s, seed, gap_share=TIGHT, work=deadline.work)
         answer = solve_linear(program.model, limits, hint=program.hint(best))
         if answer.has_solution:
             placed = repacked(batch, program.placed(answer.x), deadline)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 TOP_NODES, TOP_OF_PLACE = 256, 24
 """Nodes that a pod is tried on: the best liked, and the best liked of each place of rules with few places."""
-FEW_PLACES = 64
 SMALL_RUIN, LARGE_RUIN = 6, 24
 """Most pods that are taken out at once: some, or those of one class."""
 LOOK_ROUNDS = 16
@@ -61,8 +60,8 @@ class _Search:
         open_ = np.flatnonzero(room)
         order = open_[np.argsort(-self.batch.hopes[c, open_], kind="stable")]
         chosen = [order[:TOP_NODES], np.flatnonzero(self.placed[c])]
-        places = [rule.seat for rule in self.batch.near if rule.pod_class == c and rule.num_places <= FEW_PLACES]
-        places += [rule.look for rule in self.batch.near if rule.gains[c] and rule.num_places <= FEW_PLACES]
+        places = [rule.seat for rule in self.batch.near if rule.pod_class == c and not rule.has_many_places]
+        places += [rule.look for rule in self.batch.near if rule.gains[c] and not rule.has_many_places]
         places += [self.batch.zone_of] if c in self.spread else []
         for place in {id(p): p for p in places}.values():
             chosen += [order[place[order] == d][:TOP_OF_PLACE] for d in np.unique(place[order]).tolist()]

@@ -19,6 +19,8 @@ import numpy as np
 
 from placement.resources import IntArray
 
+FEW_PLACES = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Nearness:
@@ -47,6 +49,11 @@ class Nearness:
         seated = seat >= 0
         itself = self.gains[self.pod_class] * (seat == look)
         return int((own * np.where(seated, near[seat] - itself, 0)).sum())
+
+    @property
+    def has_many_places(self) -> bool:
+        """Hosts, mostly: such a rule enters programs in sum over all its places, and only what it gives."""
+        return self.num_places > FEW_PLACES
 
     @property
     def repels_itself_only(self) -> bool:

@@ -28,8 +28,6 @@ class Ending(StrEnum):
 
     OPTIMAL = "optimal"
     """Proved: nothing better exists."""
-    GAP_REACHED = "gap_reached"
-    """Proved to be within the gap that was asked for."""
     DEADLINE = "deadline"
     """The time limit; the bound says how much better a plan could be at most."""
     CANCELLED = "cancelled"

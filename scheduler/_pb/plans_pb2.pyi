@@ -19,7 +19,6 @@ class PlanEnding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PLAN_ENDING_UNSPECIFIED: _ClassVar[PlanEnding]
     PLAN_ENDING_OPTIMAL: _ClassVar[PlanEnding]
-    PLAN_ENDING_GAP_REACHED: _ClassVar[PlanEnding]
     PLAN_ENDING_DEADLINE: _ClassVar[PlanEnding]
     PLAN_ENDING_CANCELLED: _ClassVar[PlanEnding]
     PLAN_ENDING_INFEASIBLE: _ClassVar[PlanEnding]
@@ -30,7 +29,6 @@ PLAN_KIND_CONSOLIDATE: PlanKind
 PLAN_KIND_PURCHASE: PlanKind
 PLAN_ENDING_UNSPECIFIED: PlanEnding
 PLAN_ENDING_OPTIMAL: PlanEnding
-PLAN_ENDING_GAP_REACHED: PlanEnding
 PLAN_ENDING_DEADLINE: PlanEnding
 PLAN_ENDING_CANCELLED: PlanEnding
 PLAN_ENDING_INFEASIBLE: PlanEnding
