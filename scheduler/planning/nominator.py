@@ -88,7 +88,7 @@ def unit_of(seen: Seen, groups: Groups) -> tuple[str, str]:
 
 
 def _is_preemptor(seen: Seen) -> bool:
-    """Whether kube-scheduler nominated a pod, which is nominated, and waits: it does so where others leave for it."""
+    """Whether a nominated pod waits, and kube-scheduler nominated it, as it does where others leave for it."""
     return seen.nominated != seen.planned and not (seen.node or seen.is_gated or seen.is_held or seen.spec.leaving)
 
 
