@@ -47,11 +47,9 @@ class OwnProcess:
         return asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does: ``shutdown`` alone, and the interpreter's own end, would wait for that."""
         pool, self._pool, self._last = self._pool, None, None
         if pool is not None:
             for process in list((pool._processes or {}).values()):
                 process.kill()
-            pool.shutdown(
-                wait=False, cancel_futures=True
-            )  # which alone, and the interpreter's own end, would wait for it
+            pool.shutdown(wait=False, cancel_futures=True)
