@@ -53,8 +53,10 @@ def batch_reasons(cluster: Cluster) -> list[tuple[str, str]]:
 
 
 def batch_problem(cluster: Cluster, *, fills: bool = False) -> BatchProblem:
-    """Pending pods as classes; pods that share a gang label are placed all or none. ``fills``: of equal placements that on the
-    fullest nodes, as pods that gather window by window want it; else that with least stranding.
+    """Pending pods as classes; pods that share a gang label are placed all or none.
+
+    ``fills``, for pods that gather window by window: best fit takes the fullest nodes, and where a solver had to find room or
+    wishes, pods stay where it put them; else least stranding is looked for.
 
     Amounts are the ledger's: a quantity that is a mistake, on a pod or a node, keeps nobody else from being planned.
     """
